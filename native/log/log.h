@@ -1,0 +1,97 @@
+// The log on disk: segment files of pages, preallocated and recycled; recovery; trimming and truncation.
+//
+//   DIR/lock                      held (flock) while the log is open
+//   DIR/epochs                    history.h
+//   DIR/mark                      how far the log is known to be durable: recovery refuses to end below it
+//   DIR/<first page, 16 hex>.wal  segments: pages [first, first + segmentPages) at offset (page - first) * pageBytes
+//   DIR/spare-<n>                 preallocated or recycled files, to become segments by rename
+//   DIR/diverged-<epoch>-<lsn>.wal  what truncate() cut off, page images, never destroyed silently
+//
+// Threads: write(), sync(), trim(), zeroTail() and truncate() are called by one thread at a time (the flusher's, or the
+// pump's while the flusher is idle); the reading calls are safe from any thread at any time.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "log/history.h"
+#include "log/page.h"
+
+namespace walship {
+
+struct LogSettings {
+  std::string dir;
+  Geometry geometry;
+  uint64_t startLsn = 0;             // of a new, empty log
+  uint64_t retainBytes = 1ull << 30;  // kept behind the tail even if nobody needs it
+  uint64_t retainBytesMax = 0;       // kept at most even if a registered reader needs more; 0: no bound
+  uint32_t spareSegments = 2;        // kept ready ahead of the tail
+  bool zeroFill = true;              // write zeros into new segments (halves the cost of later syncs on disks); false on tmpfs
+};
+
+struct RecoveryReport {
+  LogPosition tail;
+  uint64_t discardedBytes = 0;       // unacknowledged bytes behind the tail that a crash left incomplete
+  std::string note;                  // one sentence for people; empty after a clean close
+};
+
+struct SegmentInfo {
+  uint64_t firstPage = 0;
+  uint64_t firstLsn = 0;
+  std::string file;
+};
+
+class Log {
+ public:
+  // Locks the directory (made if missing), checks what is there, recovers. Errors: WALSHIP_ERR_LOG_LOCKED,
+  // WALSHIP_ERR_LOG_FOREIGN, WALSHIP_ERR_LOG_CORRUPT, WALSHIP_ERR_LOG_SEGMENT_MISSING, WALSHIP_ERR_LOG_IO,
+  // WALSHIP_ERR_DISK_FULL, WALSHIP_ERR_DISK_READONLY.
+  static Result<std::unique_ptr<Log>> open(const LogSettings& settings, RecoveryReport* report);
+  ~Log();  // close()
+
+  const LogSettings& settings() const;
+  const Geometry& geometry() const;
+
+  // ---- writing (one thread) ----
+  // Writes bytes of a page at their place. Makes the segment (from a spare, or a new file) if need be.
+  // WALSHIP_ERR_DISK_FULL can be tried again later; any other error is final.
+  Result<void> write(uint64_t page, uint32_t offset, Bytes bytes);
+  // fdatasync of every segment written since the last sync, and of the directory if segments came or went.
+  // A failure is final (the kernel may have dropped the dirty pages): WALSHIP_ERR_LOG_IO.
+  Result<void> sync();
+  // Notes `position` as durable in DIR/mark (not synced by itself, except when `durable`: at close, truncation).
+  Result<void> mark(const LogPosition& position, bool durable = false);
+  // An empty log adopts the place of another node's first page: {page, lsn, parent} of a log whose beginning is gone.
+  Result<void> startAt(const LogPosition& position);
+  // Cuts the log at a frame boundary. Copies what is cut to DIR/diverged-…, lowers the mark durably, then destroys the
+  // header behind the cut, so that no recovery can find the old tail again.
+  Result<void> truncate(const LogPosition& to, const LogPosition& oldTail);
+  // Removes (or turns into spares) whole segments that lie below the page holding `lsn`. Gives back the new first LSN.
+  Result<uint64_t> trimBelow(uint64_t lsn);
+  // Zeroes everything in the last segment behind `tail`, so that clean copies compare equal byte for byte.
+  Result<void> zeroTail(const LogPosition& tail);
+  // Zero tail, sync, durable mark, unlock. No call may follow.
+  Result<void> close(const LogPosition& tail);
+
+  // ---- reading (any thread) ----
+  uint64_t firstLsn() const;   // the oldest LSN that can be read
+  uint64_t firstPage() const;
+  uint64_t bytesOnDisk() const;
+  std::vector<SegmentInfo> segments() const;
+  // Reads a page and checks all its frames. Gives back the position behind its last frame. The page must lie between
+  // firstPage() and the last page written. Errors carry file and offset: WALSHIP_ERR_LOG_CORRUPT, WALSHIP_ERR_LOG_TRIMMED,
+  // WALSHIP_ERR_LOG_IO. Reading the page that is being written gives the frames written so far.
+  Result<LogPosition> readPage(uint64_t page, MutableBytes into) const;
+  // The page that holds the byte `lsn` (or, at the tail, the page of the tail). WALSHIP_ERR_LOG_TRIMMED below firstLsn().
+  Result<uint64_t> pageOf(uint64_t lsn) const;
+
+ private:
+  class Implementation;
+  explicit Log(std::unique_ptr<Implementation> implementation);
+  std::unique_ptr<Implementation> implementation_;
+};
+
+}  // namespace walship
