@@ -1,0 +1,37 @@
+{
+  "targets": [
+    {
+      "target_name": "walship",
+      # Configuring lists the sources anew, so a new file needs no entry here.
+      "sources": ["<!@(find native -name '*.cc' -not -path 'native/test/*' | LC_ALL=C sort)"],
+      "include_dirs": ["native"],
+      "defines": [
+        "WALSHIP_VERSION=\"<!(node -p \"require('./package.json').version\")\"",
+        "NAPI_VERSION=9",
+        "NAPI_DISABLE_CPP_EXCEPTIONS",
+        "NODE_ADDON_API_DISABLE_DEPRECATED",
+      ],
+      # node's own default comes first in cflags_cc and would win over ours.
+      "cflags_cc!": ["-std=gnu++17", "-std=gnu++20", "-std=gnu++1y"],
+      "cflags_cc": [
+        "-std=c++20",
+        "-fno-exceptions",
+        "-fvisibility=hidden",
+        "-g",
+        "-Wall",
+        "-Wextra",
+        "-Wshadow",
+        "-Wconversion",
+        # Headers of others are not ours to keep free of warnings.
+        "-isystem",
+        "<!(node -p \"require('path').resolve(require('node-addon-api').include_dir)\")",
+      ],
+      "configurations": {
+        "Release": { "cflags_cc": ["-O3"] },
+        "Debug": { "cflags_cc": ["-Og"] },
+      },
+      # HMAC and SHA-256 come out of the node binary; libibverbs is opened at run time.
+      "libraries": ["-ldl", "-lpthread"],
+    }
+  ],
+}

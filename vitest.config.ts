@@ -1,0 +1,13 @@
+import { configDefaults, defineConfig } from 'vitest/config';
+
+export default defineConfig({
+  test: {
+    include: ['test/**/*.test.ts'],
+    // Those run in virtual machines only: vitest.softroce.config.ts.
+    exclude: [...configDefaults.exclude, 'test/softroce/**'],
+    // The addon owns threads and mapped memory: a process of its own for every file.
+    pool: 'forks',
+    testTimeout: 20_000,
+    hookTimeout: 30_000,
+  },
+});
