@@ -98,6 +98,8 @@ class Link {
   virtual bool poll() = 0;
   // Before the pump sleeps: ask for an event on fds(). false: something is there already, poll() again.
   virtual bool arm() = 0;
+  // Whether poll() finds news that no event on fds() announces (completion queues); if not, the pump polls on events.
+  virtual bool polls() const = 0;
   // Watched by the pump (edge-triggered, in and out) for the whole life of the link; any event means poll().
   virtual std::vector<int> fds() const = 0;
 

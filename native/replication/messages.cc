@@ -1,0 +1,207 @@
+#include "replication/messages.h"
+
+namespace walship {
+
+namespace {
+
+enum MessageType : uint8_t { kOffer = 1, kAnswer = 2, kGrants = 3, kAck = 4, kDescribe = 5, kHeartbeat = 6 };
+
+Buffer begin(MessageType type) {
+  Buffer out;
+  putValue(out, static_cast<uint8_t>(type));
+  return out;
+}
+
+void putPosition(Buffer& out, const LogPosition& position) {
+  putValue(out, position.lsn);
+  putValue(out, position.headerChecksum);
+  putValue(out, position.epoch);
+  putValue(out, position.page);
+  putValue(out, position.offset);
+}
+
+bool take(WireReader& reader, LogPosition& position) {
+  return reader.take(position.lsn) && reader.take(position.headerChecksum) && reader.take(position.epoch) &&
+         reader.take(position.page) && reader.take(position.offset) && position.offset <= kPageBytesMax;
+}
+
+void putHistory(Buffer& out, const EpochHistory& history) {
+  const size_t count = std::min(history.size(), kHistorySentMax);
+  putValue(out, static_cast<uint16_t>(count));
+  for (size_t i = history.size() - count; i < history.size(); ++i) {
+    putValue(out, history[i].epoch);
+    putValue(out, history[i].firstLsn);
+  }
+}
+
+bool take(WireReader& reader, EpochHistory& history) {
+  uint16_t count = 0;
+  if (!reader.take(count) || count > kHistorySentMax) return false;
+  for (uint16_t i = 0; i < count; ++i) {
+    EpochStart start;
+    if (!reader.take(start.epoch) || !reader.take(start.firstLsn)) return false;
+    if (!history.empty() && (start.epoch <= history.back().epoch || start.firstLsn < history.back().firstLsn)) return false;
+    history.push_back(start);
+  }
+  return true;
+}
+
+bool take(WireReader& reader, Offer& offer) {
+  uint8_t hasLog = 0;
+  if (!reader.take(hasLog) || hasLog > 1 || !take(reader, offer.tail) || !reader.take(offer.promisedEpoch) ||
+      !reader.take(offer.committedLsn) || !reader.take(offer.pageBytes) || !reader.take(offer.segmentPages)) {
+    return false;
+  }
+  offer.hasLog = hasLog == 1;
+  return take(reader, offer.history);
+}
+
+bool take(WireReader& reader, Answer& answer) {
+  uint8_t kind = 0;
+  if (!reader.take(kind) || kind < 1 || kind > 3) return false;
+  answer.kind = static_cast<AnswerKind>(kind);
+  return reader.take(answer.epoch) && take(reader, answer.start) && reader.take(answer.committedLsn) &&
+         take(reader, answer.history) && reader.takeName(answer.code) && reader.takeName(answer.message);
+}
+
+bool take(WireReader& reader, std::vector<Grant>& grants) {
+  uint16_t count = 0;
+  if (!reader.take(count) || count > kGrantsPerMessageMax) return false;
+  for (uint16_t i = 0; i < count; ++i) {
+    Grant grant;
+    if (!reader.take(grant.id) || !reader.take(grant.page) || !reader.take(grant.offset) ||
+        !reader.take(grant.remote.address) || !reader.take(grant.remote.rkey) || grant.offset > kPageBytesMax) {
+      return false;
+    }
+    grants.push_back(grant);
+  }
+  return true;
+}
+
+bool take(WireReader& reader, Ack& ack) {
+  uint16_t count = 0;
+  if (!reader.take(ack.echoNs) || !reader.take(count) || count == 0 || count > kSubtreeNodesMax) return false;
+  for (uint16_t i = 0; i < count; ++i) {
+    AckEntry entry;
+    Positions& positions = entry.positions;
+    if (!reader.take(entry.nodeKey) || !reader.take(positions.received) || !reader.take(positions.flushed) ||
+        !reader.take(positions.applied) || positions.flushed > positions.received) {
+      return false;
+    }
+    ack.entries.push_back(entry);
+  }
+  return true;
+}
+
+bool take(WireReader& reader, Describe& describe) {
+  return reader.take(describe.nodeKey) && reader.take(describe.parentKey) && reader.takeName(describe.node, 64) &&
+         reader.takeName(describe.transport) && reader.takeName(describe.device) && reader.takeName(describe.local) &&
+         reader.takeName(describe.remote);
+}
+
+bool take(WireReader& reader, Heartbeat& heartbeat) {
+  return reader.take(heartbeat.epoch) && reader.take(heartbeat.tailLsn) && reader.take(heartbeat.committedLsn) &&
+         reader.take(heartbeat.sentNs);
+}
+
+Error malformed(const std::string& what) {
+  return makeError("WALSHIP_ERR_LINK_PROTOCOL", "the peer sent a malformed message (" + what + ")");
+}
+
+template <class T>
+Result<Message> decodeAs(WireReader& reader, const char* name) {
+  T message;
+  if (!take(reader, message) || !reader.done()) return malformed(name);
+  return Message(std::move(message));
+}
+
+}  // namespace
+
+Buffer encode(const Offer& offer) {
+  Buffer out = begin(kOffer);
+  putValue(out, static_cast<uint8_t>(offer.hasLog ? 1 : 0));
+  putPosition(out, offer.tail);
+  putValue(out, offer.promisedEpoch);
+  putValue(out, offer.committedLsn);
+  putValue(out, offer.pageBytes);
+  putValue(out, offer.segmentPages);
+  putHistory(out, offer.history);
+  return out;
+}
+
+Buffer encode(const Answer& answer) {
+  Buffer out = begin(kAnswer);
+  putValue(out, static_cast<uint8_t>(answer.kind));
+  putValue(out, answer.epoch);
+  putPosition(out, answer.start);
+  putValue(out, answer.committedLsn);
+  putHistory(out, answer.history);
+  putName(out, answer.code);
+  putName(out, answer.message);
+  return out;
+}
+
+Buffer encode(const std::vector<Grant>& grants) {
+  WALSHIP_ASSERT(grants.size() <= kGrantsPerMessageMax);
+  Buffer out = begin(kGrants);
+  putValue(out, static_cast<uint16_t>(grants.size()));
+  for (const Grant& grant : grants) {
+    putValue(out, grant.id);
+    putValue(out, grant.page);
+    putValue(out, grant.offset);
+    putValue(out, grant.remote.address);
+    putValue(out, grant.remote.rkey);
+  }
+  return out;
+}
+
+Buffer encode(const Ack& ack) {
+  WALSHIP_ASSERT(!ack.entries.empty() && ack.entries.size() <= kSubtreeNodesMax);
+  Buffer out = begin(kAck);
+  putValue(out, ack.echoNs);
+  putValue(out, static_cast<uint16_t>(ack.entries.size()));
+  for (const AckEntry& entry : ack.entries) {
+    putValue(out, entry.nodeKey);
+    putValue(out, entry.positions.received);
+    putValue(out, entry.positions.flushed);
+    putValue(out, entry.positions.applied);
+  }
+  return out;
+}
+
+Buffer encode(const Describe& describe) {
+  Buffer out = begin(kDescribe);
+  putValue(out, describe.nodeKey);
+  putValue(out, describe.parentKey);
+  for (const std::string* name :
+       {&describe.node, &describe.transport, &describe.device, &describe.local, &describe.remote}) {
+    putName(out, *name);
+  }
+  return out;
+}
+
+Buffer encode(const Heartbeat& heartbeat) {
+  Buffer out = begin(kHeartbeat);
+  putValue(out, heartbeat.epoch);
+  putValue(out, heartbeat.tailLsn);
+  putValue(out, heartbeat.committedLsn);
+  putValue(out, heartbeat.sentNs);
+  return out;
+}
+
+Result<Message> decodeMessage(Bytes bytes) {
+  WireReader reader(bytes);
+  uint8_t type = 0;
+  if (!reader.take(type)) return malformed("empty");
+  switch (type) {
+    case kOffer: return decodeAs<Offer>(reader, "offer");
+    case kAnswer: return decodeAs<Answer>(reader, "answer");
+    case kGrants: return decodeAs<std::vector<Grant>>(reader, "grants");
+    case kAck: return decodeAs<Ack>(reader, "ack");
+    case kDescribe: return decodeAs<Describe>(reader, "describe");
+    case kHeartbeat: return decodeAs<Heartbeat>(reader, "heartbeat");
+    default: return malformed("type " + std::to_string(type));
+  }
+}
+
+}  // namespace walship

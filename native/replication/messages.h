@@ -1,0 +1,101 @@
+// What two nodes say to each other over a link. Pure encoding and decoding; every decoder refuses what it does not
+// know, with WALSHIP_ERR_LINK_PROTOCOL, and never trusts a count or a length.
+//
+//   downstream → upstream   Offer      where my log ends: the hand-shake begins
+//   upstream → downstream   Answer     accept (shipping begins there), cut (truncate, then offer again), or refuse
+//   downstream → upstream   Grants     pages of mine that you may write into
+//   downstream → upstream   Ack        positions of me and of everything below me
+//   downstream → upstream   Describe   who a node of my subtree is (once per node, before its first Ack)
+//   upstream → downstream   Heartbeat  epoch, tail, commit position, time
+#pragma once
+
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "base/wire.h"
+#include "fabric/link.h"
+#include "log/history.h"
+#include "log/page.h"
+
+namespace walship {
+
+constexpr size_t kSubtreeNodesMax = 100;   // an Ack must fit kMessageBytesMax
+constexpr size_t kHistorySentMax = 128;    // newest epochs
+constexpr size_t kGrantsPerMessageMax = 128;
+
+struct Offer {
+  bool hasLog = false;
+  LogPosition tail;
+  uint64_t promisedEpoch = 0;
+  uint64_t committedLsn = 0;
+  uint32_t pageBytes = 0;
+  uint32_t segmentPages = 0;
+  EpochHistory history;
+};
+
+enum class AnswerKind : uint8_t { accept = 1, cut = 2, refuse = 3 };
+
+struct Answer {
+  AnswerKind kind = AnswerKind::refuse;
+  uint64_t epoch = 0;      // the newest the upstream knows
+  LogPosition start;       // accept: shipping begins here; cut: start.lsn is where the logs can agree
+  uint64_t committedLsn = 0;
+  EpochHistory history;
+  std::string code;        // refuse
+  std::string message;
+};
+
+struct Grant {
+  uint32_t id = 0;
+  uint64_t page = 0;
+  uint32_t offset = 0;     // where the first range goes
+  RemotePage remote;
+};
+
+struct Positions {
+  uint64_t received = 0;
+  uint64_t flushed = 0;
+  uint64_t applied = 0;
+  bool operator==(const Positions&) const = default;
+};
+
+struct AckEntry {
+  uint64_t nodeKey = 0;
+  Positions positions;
+};
+
+struct Ack {
+  uint64_t echoNs = 0;     // `sentNs` of the newest heartbeat taken, 0 if none since the last ack: gives the round trip
+  std::vector<AckEntry> entries;  // the first is the sender itself
+};
+
+struct Describe {
+  uint64_t nodeKey = 0;
+  uint64_t parentKey = 0;
+  std::string node;
+  std::string transport;
+  std::string device;
+  std::string local;
+  std::string remote;
+};
+
+struct Heartbeat {
+  uint64_t epoch = 0;
+  uint64_t tailLsn = 0;
+  uint64_t committedLsn = 0;
+  uint64_t sentNs = 0;     // sender's monotonic clock, echoed
+};
+
+Buffer encode(const Offer& offer);
+Buffer encode(const Answer& answer);
+Buffer encode(const std::vector<Grant>& grants);
+Buffer encode(const Ack& ack);
+Buffer encode(const Describe& describe);
+Buffer encode(const Heartbeat& heartbeat);
+
+using Message = std::variant<Offer, Answer, std::vector<Grant>, Ack, Describe, Heartbeat>;
+Result<Message> decodeMessage(Bytes bytes);
+
+}  // namespace walship
