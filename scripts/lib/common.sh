@@ -15,3 +15,8 @@ fi
 if [[ -d /usr/lib/ccache ]]; then
   export PATH=/usr/lib/ccache:$PATH
 fi
+
+# llvm-symbolizer, which turns the addresses in reports of sanitizers into names, goes by that name only here.
+if [[ -d /usr/lib/llvm-19/bin ]]; then
+  export PATH=$PATH:/usr/lib/llvm-19/bin
+fi
