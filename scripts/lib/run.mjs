@@ -6,7 +6,7 @@ import { spawn } from 'node:child_process';
  *
  * @param {string[]} command
  * @param {{ deadline: number, env?: Record<string, string> }} options deadline in ms of `performance.now()`
- * @returns {Promise<{ code: number, output: string, timedOut: boolean }>} code 128 + n after signal n
+ * @returns {Promise<{ code: number, output: string }>} code 128 + n after signal n
  */
 export function run(command, { deadline, env = {} }) {
   return new Promise((resolve) => {
@@ -18,7 +18,6 @@ export function run(command, { deadline, env = {} }) {
     });
     /** @type {Buffer[]} */
     const chunks = [];
-    let timedOut = false;
     /** @param {NodeJS.Signals} signal */
     const end = (signal) => {
       try {
@@ -31,7 +30,6 @@ export function run(command, { deadline, env = {} }) {
     let killer;
     const timer = setTimeout(
       () => {
-        timedOut = true;
         end('SIGTERM');
         killer = setTimeout(() => end('SIGKILL'), 5_000);
       },
@@ -59,7 +57,7 @@ export function run(command, { deadline, env = {} }) {
       end('SIGKILL');
       process.off('SIGINT', interrupted);
       process.off('SIGTERM', interrupted);
-      resolve({ code, output: Buffer.concat(chunks).toString() + (message ?? ''), timedOut });
+      resolve({ code, output: Buffer.concat(chunks).toString() + (message ?? '') });
     };
     child.on('error', (error) => finish(127, String(error)));
     child.on('exit', (code, signal) => {
