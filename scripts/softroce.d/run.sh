@@ -59,10 +59,11 @@ writePlan() {
 value() { printf %s "${1//,/,,}"; }
 
 startVm() {
-  local vm=$1 folder=$run/$1 stream prefix network=(-nic none)
+  local vm=$1 folder=$run/$1 stream prefix kind=nodes network=(-nic none)
   writePlan "$vm"
   for stream in out err; do mkfifo "$folder/$stream"; done
   if ((vms > 1)); then
+    kind=vms
     prefix="[vm$vm] "
     sed -u "s/^/$prefix/" <"$folder/out" &
     relays+=($!)
@@ -86,7 +87,7 @@ startVm() {
     -kernel "$kernelDir/vmlinux" -initrd "$initramfs" \
     -append "console=ttyS0 quiet loglevel=4 panic=-1 oops=panic mitigations=off nokaslr tsc=reliable clocksource=tsc \
 no_timer_check nowatchdog audit=0 apparmor=0 selinux=0 random.trust_cpu=on rcupdate.rcu_expedited=1 \
-cryptomgr.notests log_buf_len=4M" \
+cryptomgr.notests log_buf_len=4M walship.network=$kind" \
     -device isa-debug-exit,iobase=0xf4,iosize=0x01 \
     -fsdev local,id=root,path=/,security_model=none,readonly=on,multidevs=remap \
     -device virtio-9p-pci,fsdev=root,mount_tag=root \
@@ -97,7 +98,6 @@ cryptomgr.notests log_buf_len=4M" \
     -device virtio-serial-pci \
     -chardev "file,id=out,path=$(value "$folder/out")" -device virtserialport,chardev=out,name=out \
     -chardev "file,id=err,path=$(value "$folder/err")" -device virtserialport,chardev=err,name=err \
-    -device virtio-rng-pci \
     "${network[@]}" </dev/null >"$folder/qemu.log" 2>&1 &
   vmOf[$!]=$vm
 }

@@ -3,7 +3,7 @@
 # The cache folder holds
 #   kernel                        name of the kernel in use, for example linux-image-6.1.0-9-amd64
 #   linux-image-…-amd64/vmlinux   the kernel, uncompressed: it boots in a third of the bzImage's time
-#   linux-image-…-amd64/modules/  the modules the guest loads; `order` lists them in loading order
+#   linux-image-…-amd64/modules/  the modules the guests load; order.nodes and order.vms list them in loading order
 #   linux-image-…-amd64/initramfs-KEY   busybox, init and those modules; KEY = hash of what went in
 #   runs/                         what runs left behind: results and logs of failures
 # Everything but runs/ is written to a temporary name first and renamed: an interrupted set-up leaves nothing half made.
@@ -16,12 +16,11 @@ readonly kPackages=(
 # The plain kernel: Debian's cloud kernels lack rdma_rxe and 9p.
 readonly kKernelMetaPackage=linux-image-amd64
 
-# What the guest needs; modprobe adds what these depend on. crc32_generic is rxe's checksum, which rxe asks the crypto
-# layer for by name and so no dependency names it; likewise 9pnet_virtio is 9p's way to the host.
-readonly kModules=(
-  virtio_pci virtio_net virtio_console 9pnet_virtio 9p crc32_generic
-  ib_uverbs rdma_ucm rdma_rxe bridge veth sch_netem
-)
+# What a guest loads; modprobe adds what these depend on. crc32_generic is rxe's checksum, which rxe asks the crypto layer
+# for by name and so no dependency names it; likewise 9pnet_virtio is 9p's way to the host.
+readonly kModules='virtio_pci virtio_console 9pnet_virtio 9p crc32_generic ib_uverbs rdma_ucm rdma_rxe sch_netem'
+readonly kNodesModules='veth bridge'
+readonly kVmsModules='virtio_net ifb sch_ingress cls_matchall act_gact act_mirred'
 
 asRoot() {
   if ((EUID == 0)); then
@@ -81,25 +80,38 @@ extractVmlinux() {
   return 1
 }
 
-# Copies the modules out of an unpacked kernel package, uncompressed, and writes their loading order.
+# The files of modules $3… of the kernel tree $1, version $2, and of all they depend on, in loading order.
+moduleFiles() {
+  local root=$1 version=$2
+  shift 2
+  modprobe -d "$root" -S "$version" -a --show-depends "$@" | awk '$1 == "insmod" && !seen[$2]++ { print $2 }'
+}
+
+# Copies the modules out of an unpacked kernel package and writes their loading orders. They are unpacked and stripped,
+# of their signatures too: checking those would take an emulated processor half a second of every boot.
 collectModules() {
-  local root=$1 out=$2 version path name
+  local root=$1 out=$2 version kind extra path name
   version=$(ls "$root/lib/modules")
   depmod -b "$root" "$version"
   mkdir "$out"
-  modprobe -d "$root" -S "$version" -a --show-depends "${kModules[@]}" |
-    awk '$1 == "insmod" && !seen[$2]++ { print $2 }' |
-    while read -r path; do
+  for kind in nodes vms; do
+    if [[ $kind == nodes ]]; then extra=$kNodesModules; else extra=$kVmsModules; fi
+    # shellcheck disable=SC2086 # lists of words
+    moduleFiles "$root" "$version" $kModules $extra | while read -r path; do
       name=${path##*/} name=${name%.[xz]*}
+      echo "$name"
+      [[ ! -e $out/$name ]] || continue
       case $path in
         *.xz) xz -dc "$path" ;;
         *.zst) zstd -dcq "$path" ;;
         *) cat "$path" ;;
       esac >"$out/$name"
-      echo "$name"
-    done >"$out/order"
-  grep -qx rdma_rxe.ko "$out/order"
+      strip --strip-debug "$out/$name"
+    done >"$out/order.$kind" || return 1
+  done
 }
+
+wantedModules() { printf '%s\n' "$kModules" "$kNodesModules" "$kVmsModules"; }
 
 # Downloads and unpacks the kernel; nothing of it is installed on this machine.
 makeKernel() {
@@ -119,8 +131,8 @@ makeKernel() {
   extractVmlinux "$work"/tree/boot/vmlinuz-* "$work/kernel/vmlinux" ||
     fail $kSetupFailed "found no kernel stream in the vmlinuz of $package"
   collectModules "$work/tree" "$work/kernel/modules" ||
-    fail $kSetupFailed "$package lacks a module of: ${kModules[*]}"
-  printf '%s\n' "${kModules[@]}" >"$work/kernel/wanted"
+    fail $kSetupFailed "$package lacks a module of: $kModules $kNodesModules $kVmsModules"
+  wantedModules >"$work/kernel/wanted"
   rm -rf "${cache:?}/$package"
   mv "$work/kernel" "$cache/$package"
   echo "$package" >"$cache/kernel.new" && mv "$cache/kernel.new" "$cache/kernel"
@@ -130,13 +142,13 @@ makeKernel() {
 kernelReady() {
   [[ -s $cache/kernel ]] || return 1
   kernelDir=$cache/$(<"$cache/kernel")
-  [[ -s $kernelDir/vmlinux ]] && cmp -s "$kernelDir/wanted" <(printf '%s\n' "${kModules[@]}")
+  [[ -s $kernelDir/vmlinux ]] && cmp -s "$kernelDir/wanted" <(wantedModules)
 }
 
 makeInitramfs() {
   local work=$cache/new.$$ busybox
   busybox=$(command -v busybox)
-  initramfs=$kernelDir/initramfs-$(cat "$busybox" "$here/init" "$kernelDir/modules/order" | sha256sum | cut -c 1-16)
+  initramfs=$kernelDir/initramfs-$(cat "$busybox" "$here/init" "$kernelDir"/modules/* | sha256sum | cut -c 1-16)
   [[ ! -s $initramfs ]] || return 0
   rm -rf "$work" && mkdir -p "$work"/{bin,dev,proc,sys,host}
   cp "$busybox" "$work/bin/busybox"
