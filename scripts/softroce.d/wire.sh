@@ -15,16 +15,24 @@ address() { echo "10.77.0.$1"; }
 # down works again at once and no ARP packet is lost in the noise of a test.
 mac() { printf '02:77:00:00:00:%02x' "$1"; }
 
-# Puts back what a link loses when it goes down.
-routeNode() {
-  local i=$1 j
-  {
+# Enters the other nodes' or VMs' Ethernet addresses (1 … $2) at the netdev $3 of number $1: commands for `ip -batch`.
+neighbours() {
+  local j
+  for ((j = 1; j <= $2; j++)); do
+    (($1 == j)) || echo "neigh replace $(address "$j") lladdr $(mac "$j") dev $3 nud permanent"
+  done
+}
+
+# Puts back what the link of node or VM $1 loses when it goes down.
+restoreLink() {
+  local i=$1
+  if ((vms > 1)); then
+    neighbours "$i" "$vms" eth0
+  else
     echo "route replace table $((100 + i)) 10.77.0.0/24 dev node$i src $(address "$i")"
     echo "route replace table $((100 + i)) local $(address "$i") dev node$i src $(address "$i")"
-    for ((j = 1; j <= nodes; j++)); do
-      ((j == i)) || echo "neigh replace $(address "$j") lladdr $(mac "$j") dev node$i nud permanent"
-    done
-  } | ip -batch -
+    neighbours "$i" "$nodes" "node$i"
+  fi | ip -batch -
 }
 
 # Settings that must be there before an interface is: quiet (no IPv6 chatter), and own addresses accepted from a wire.
@@ -57,22 +65,19 @@ makeNodes() {
     echo 'rule del pref 0 lookup local'
   } | ip -batch -
   for ((i = 1; i <= nodes; i++)); do
-    routeNode "$i"
+    restoreLink "$i"
     echo "link add rxe$i type rxe netdev node$i"
   done | rdma -b -
 }
 
 makeMachine() {
-  local j
   {
     echo 'link set lo up'
     echo "link set eth0 mtu $mtu"
     echo "addr add $(address "$vm")/24 dev eth0"
     echo 'link set eth0 up'
-    for ((j = 1; j <= vms; j++)); do
-      ((j == vm)) || echo "neigh replace $(address "$j") lladdr $(mac "$j") dev eth0 nud permanent"
-    done
   } | ip -batch -
+  restoreLink "$vm"
   rdma link add rxe0 type rxe netdev eth0
 }
 
