@@ -11,6 +11,8 @@ constexpr uint32_t kPageMagic = 0x31505357;  // "WSP1"
 constexpr uint32_t kPageBytesMin = 64u << 10;
 constexpr uint32_t kPageBytesMax = 4u << 20;
 constexpr uint32_t kPageBytesDefault = 256u << 10;
+constexpr uint32_t kSegmentPagesMax = 65536;
+constexpr uint64_t kPageNumberMax = uint64_t{1} << 41;  // page number × page size stays below 2^63
 
 struct PageHeader {
   uint32_t magic;
@@ -39,9 +41,12 @@ struct Geometry {
   uint32_t payloadRoomMax() const { return pageBytes - kPageHeaderBytes - kFrameHeaderBytes; }
 };
 
+// WALSHIP_ERR_SETTING if page or segment size is out of bounds.
+Result<void> checkGeometry(const Geometry& geometry);
+
 // A place between two frames. `page`/`offset` is the first byte behind the last frame: the next frame goes there, or to
 // page + 1 if the page is finished. An empty log stands at {startLsn, 0, 0, 0, 0}; offset 0 means that the page header
-// is not there yet.
+// is not there yet. Between a page header and its first frame (offset 64) `epoch` is that of the frame to come.
 struct LogPosition {
   uint64_t lsn = 0;
   uint64_t headerChecksum = 0;
@@ -53,9 +58,15 @@ struct LogPosition {
   bool operator==(const LogPosition&) const = default;
 };
 
+bool allZero(Bytes bytes);
+
 // Writes the header of `page` for a chain that continues in it with a frame of `epoch`.
 void sealPageHeader(MutableBytes page, const Geometry& geometry, uint64_t pageNumber, uint64_t epoch,
                     const FrameChain& chain);
+
+// What can be known of a page header without knowing its log: magic, version, checksum, bounds.
+// WALSHIP_ERR_PAGE_INVALID.
+Result<PageHeader> parsePageHeader(Bytes page);
 
 // Magic, version, checksum, geometry, cluster tag, page number. Errors: WALSHIP_ERR_PAGE_INVALID,
 // WALSHIP_ERR_PAGE_FOREIGN (another cluster's, or another geometry), WALSHIP_ERR_PAGE_NUMBER (a stale page of a recycled
@@ -76,16 +87,18 @@ struct PageWalk {
 };
 Result<PageWalk> walkPage(Bytes page, const Geometry& geometry, uint64_t pageNumber);
 
-// The last frame boundary at or below `lsn` in a page of which `filled` bytes are valid. `lsn` ≥ the page's first LSN.
+// The last frame boundary at or below `lsn` in a page whose first `filled` bytes have been checked. `lsn` ≥ the page's
+// first LSN. Below the end of the first frame that is offset 64.
 LogPosition boundaryAt(Bytes page, uint32_t filled, uint64_t lsn);
 
 // Calls `visit(header, payload)` for the frames in [offset, filled) of a page already checked, until it gives false.
+// Padding behind the last frame belongs to it: `filled` is a frame boundary.
 template <class Visit>
 void forEachFrame(Bytes page, uint32_t offset, uint32_t filled, Visit&& visit) {
   uint32_t at = offset < kPageHeaderBytes ? kPageHeaderBytes : offset;
   while (at + kFrameHeaderBytes <= filled) {
     const auto header = loadAt<FrameHeader>(page, at);
-    WALSHIP_ASSERT(header.magic == kFrameMagic && at + frameBytes(header.length) <= filled);
+    WALSHIP_ASSERT(header.magic == kFrameMagic && header.length <= filled - at - kFrameHeaderBytes);
     if (!visit(header, page.subspan(at + kFrameHeaderBytes, header.length))) return;
     at += frameBytes(header.length);
   }
