@@ -1,9 +1,21 @@
+// The one entry of the addon. Loads on every host: libibverbs is looked for only when it is asked for.
 #include <napi.h>
+
+#include "addon/convert.h"
+#include "addon/engine.h"
 
 namespace {
 
+Napi::Value capabilities(const Napi::CallbackInfo& info) {
+  return walship::addon::toJs(info.Env(), walship::verbsCapabilities());
+}
+
 Napi::Object init(Napi::Env env, Napi::Object exports) {
+  // One constructor per environment (main thread, Workers).
+  env.SetInstanceData(new Napi::FunctionReference(Napi::Persistent(walship::addon::NativeEngine::define(env))));
   exports.Set("version", Napi::String::New(env, WALSHIP_VERSION));
+  exports.Set("openEngine", Napi::Function::New(env, walship::addon::openEngine));
+  exports.Set("verbsCapabilities", Napi::Function::New(env, capabilities));
   return exports;
 }
 

@@ -11,7 +11,11 @@ namespace walship {
 
 using Buffer = std::vector<std::byte>;
 
-inline void put(Buffer& out, Bytes bytes) { out.insert(out.end(), bytes.begin(), bytes.end()); }
+inline void put(Buffer& out, Bytes bytes) {
+  const size_t at = out.size();
+  out.resize(at + bytes.size());
+  if (!bytes.empty()) std::memcpy(out.data() + at, bytes.data(), bytes.size());
+}
 
 template <class T>
 void putValue(Buffer& out, const T& value) {

@@ -62,7 +62,7 @@ Arena::Arena(std::byte* base, size_t mappedBytes, uint32_t slots, uint32_t pageB
       pageBytes_(pageBytes),
       hugePages_(hugePages),
       table_(std::make_unique<Slot[]>(slots)),
-      references_(std::make_unique<uint8_t[]>(slots)) {
+      references_(std::make_shared<uint8_t[]>(slots)) {
   free_.reserve(slots);
   for (uint32_t slot = slots; slot-- > 0;) free_.push_back(slot);
   slotOf_.reserve(slots);

@@ -115,7 +115,8 @@ class Arena {
   bool cutBack(const LogPosition& to);
 
   // ---- the policy's side (called from JavaScript through the addon) ----
-  uint8_t* referenceBits() const { return references_.get(); }
+  // Shared: the views that JavaScript has of it may outlive the arena.
+  std::shared_ptr<uint8_t[]> referenceBits() const { return references_; }
   size_t drainEvents(ArenaEvent* into, size_t most);
   void slotPages(int64_t* into);  // −1: none
   void offerVictims(const uint32_t* slots, const double* pages, size_t count);
@@ -159,7 +160,7 @@ class Arena {
   uint32_t pageBytes_;
   bool hugePages_;
   std::unique_ptr<Slot[]> table_;
-  std::unique_ptr<uint8_t[]> references_;
+  std::shared_ptr<uint8_t[]> references_;
 
   mutable std::mutex mutex_;
   std::unordered_map<uint64_t, uint32_t> slotOf_;

@@ -7,6 +7,7 @@
 #include <poll.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <charconv>
 #include <memory>
 
@@ -37,12 +38,14 @@ Result<AddressList> resolve(const Address& address, bool passive) {
 }
 
 // Waits until `fd` is ready for `events`. The deadline is on the monotonic clock.
-Result<void> waitReady(int fd, short events, uint64_t deadlineNs) {
+Result<void> waitReady(int fd, short events, uint64_t deadlineNs, const std::atomic<bool>* cancelled = nullptr) {
+  constexpr uint64_t kSliceMs = 50;  // how long a cancellation may go unnoticed
   while (true) {
     const uint64_t now = monotonicNs();
-    if (now >= deadlineNs) return makeError("WALSHIP_ERR_TIMEOUT", "the peer did not answer in time");
+    if (now >= deadlineNs || (cancelled != nullptr && cancelled->load())) return makeError("WALSHIP_ERR_TIMEOUT", "the peer did not answer in time");
     pollfd entry{fd, events, 0};
-    const int ready = ::poll(&entry, 1, static_cast<int>((deadlineNs - now) / 1'000'000 + 1));
+    const uint64_t leftMs = (deadlineNs - now) / 1'000'000 + 1;
+    const int ready = ::poll(&entry, 1, static_cast<int>(cancelled != nullptr ? std::min(leftMs, kSliceMs) : leftMs));
     if (ready > 0) return {};
     if (ready < 0 && errno != EINTR) return systemError("WALSHIP_ERR_CONNECT", "poll failed", errno);
   }
@@ -86,7 +89,8 @@ std::string formatAddress(const Address& address) {
   return (v6 ? "[" + address.host + "]" : address.host) + ":" + std::to_string(address.port);
 }
 
-Result<Fd> connectTcp(const Address& to, const std::string& source, uint64_t deadlineNs) {
+Result<Fd> connectTcp(const Address& to, const std::string& source, uint64_t deadlineNs,
+                      const std::atomic<bool>* cancelled) {
   auto targets = resolve(to, false);
   if (!targets) return targets.error();
   Error last = makeError("WALSHIP_ERR_CONNECT", "no address for " + formatAddress(to));
@@ -105,7 +109,7 @@ Result<Fd> connectTcp(const Address& to, const std::string& source, uint64_t dea
       last = systemError("WALSHIP_ERR_CONNECT", "cannot connect to " + formatAddress(to), errno);
       continue;
     }
-    auto ready = waitReady(fd.get(), POLLOUT, deadlineNs);
+    auto ready = waitReady(fd.get(), POLLOUT, deadlineNs, cancelled);
     if (!ready) return ready.error();
     int number = 0;
     socklen_t length = sizeof number;

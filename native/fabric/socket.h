@@ -1,6 +1,7 @@
 // Blocking-with-deadline TCP for the set-up of links. Never used on the hot path.
 #pragma once
 
+#include <atomic>
 #include <string>
 
 #include "base/bytes.h"
@@ -20,7 +21,9 @@ std::string formatAddress(const Address& address);
 
 // Errors of all: WALSHIP_ERR_CONNECT (nobody there, refused), WALSHIP_ERR_TIMEOUT, WALSHIP_ERR_LINK_CLOSED.
 // `source`: local address to bind to, empty for any.
-Result<Fd> connectTcp(const Address& to, const std::string& source, uint64_t deadlineNs);
+// `cancelled`, if given, ends the wait early.
+Result<Fd> connectTcp(const Address& to, const std::string& source, uint64_t deadlineNs,
+                      const std::atomic<bool>* cancelled = nullptr);
 Result<Fd> listenTcp(const Address& on);  // WALSHIP_ERR_LISTEN
 Result<void> readFully(int fd, MutableBytes into, uint64_t deadlineNs);
 Result<void> writeFully(int fd, Bytes from, uint64_t deadlineNs);

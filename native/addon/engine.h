@@ -1,0 +1,70 @@
+// The engine as JavaScript sees it. src/engine/native.ts declares this surface in TypeScript.
+#pragma once
+
+#include <napi.h>
+
+#include <shared_mutex>
+
+#include "engine/engine.h"
+
+namespace walship::addon {
+
+// What a NativeEngine object, the memory views handed to JavaScript and running tasks share. Its life does not hang on
+// garbage collection: close() or the environment's end shuts the engine down.
+struct Core {
+  void notify();
+  Result<void> shutDown();  // idempotent
+
+  // A task that runs on a pool thread, with the engine kept open meanwhile.
+  template <class T>
+  std::function<Result<T>()> guarded(std::function<Result<T>(Engine&)> work) {
+    return [this, work = std::move(work)]() -> Result<T> {
+      const std::shared_lock lock(closing_);
+      if (down_.load()) return makeError("WALSHIP_ERR_CLOSED", "the engine is closed");
+      return work(*engine_);
+    };
+  }
+
+  std::unique_ptr<Engine> engine_;
+  Napi::ThreadSafeFunction callback_;
+  std::atomic<bool> called_{false};
+  std::atomic<bool> down_{false};
+  std::shared_mutex closing_;
+};
+
+Napi::Value openEngine(const Napi::CallbackInfo& info);
+
+class NativeEngine final : public Napi::ObjectWrap<NativeEngine> {
+ public:
+  static Napi::Function define(Napi::Env env);
+  explicit NativeEngine(const Napi::CallbackInfo& info);
+  ~NativeEngine() override;
+
+ private:
+  bool usable(Napi::Env env);
+  Napi::Value lsnTask(Napi::Env env, std::function<Result<uint64_t>(Engine&)> work);
+
+  Napi::Value append(const Napi::CallbackInfo& info);
+  Napi::Value tryRead(const Napi::CallbackInfo& info);
+  Napi::Value read(const Napi::CallbackInfo& info);
+  Napi::Value promote(const Napi::CallbackInfo& info);
+  Napi::Value promise(const Napi::CallbackInfo& info);
+  Napi::Value follow(const Napi::CallbackInfo& info);
+  Napi::Value close(const Napi::CallbackInfo& info);
+  void setApplied(const Napi::CallbackInfo& info);
+  void setCommitRule(const Napi::CallbackInfo& info);
+  Napi::Value status(const Napi::CallbackInfo& info);
+  Napi::Value drainEvents(const Napi::CallbackInfo& info);
+  Napi::Value counters(const Napi::CallbackInfo& info);
+  Napi::Value referenceBits(const Napi::CallbackInfo& info);
+  Napi::Value drainArenaEvents(const Napi::CallbackInfo& info);
+  void slotPages(const Napi::CallbackInfo& info);
+  void offerVictims(const Napi::CallbackInfo& info);
+  void traceAccesses(const Napi::CallbackInfo& info);
+  Napi::Value drainTrace(const Napi::CallbackInfo& info);
+  Napi::Value drive(const Napi::CallbackInfo& info);
+
+  std::shared_ptr<Core> core_;
+};
+
+}  // namespace walship::addon

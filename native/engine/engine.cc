@@ -1,0 +1,177 @@
+#include "engine/engine.h"
+
+namespace walship {
+
+namespace {
+constexpr const char* kAccepted = "connection-refused";
+}
+
+Result<std::unique_ptr<Engine>> Engine::open(EngineSettings settings, std::function<void()> notify) {
+  std::unique_ptr<Engine> engine(new Engine(std::move(settings)));
+  EngineSettings& set = engine->settings_;
+
+  auto arena = Arena::create(set.arenaSlots, set.log.geometry.pageBytes, set.hugePages);
+  if (!arena) return arena.error();
+  engine->arena_ = arena.take();
+
+  if ((set.transports & kTransportVerbs) != 0) {
+    auto device = Device::open(set.verbs);
+    Result<void> registered;
+    if (device) registered = device.value()->registerArena(engine->arena_->memory());
+    if (device && registered) {
+      engine->device_ = device.take();
+    } else {
+      const Error& why = device ? registered.error() : device.error();
+      if ((set.transports & kTransportTcp) == 0) return why;
+      engine->verbsProblem_ = why.message;
+      set.transports = kTransportTcp;
+    }
+  }
+
+  auto log = Log::open(set.log, &engine->recovery_);
+  if (!log) return log.error();
+  engine->log_ = log.take();
+  auto store = Store::open(*engine->arena_, *engine->log_, engine->recovery_.tail, set.sync);
+  if (!store) return store.error();
+  engine->store_ = store.take();
+  auto pump = Pump::create(set, *engine->store_, engine->counters_, engine->histograms_);
+  if (!pump) return pump.error();
+  engine->pump_ = pump.take();
+
+  Pump& pumpRef = *engine->pump_;
+  Engine& self = *engine;
+  const SetupSettings setup{{set.cluster, set.nodeId, set.secret, set.transports},
+                            engine->device_,
+                            set.setupTimeoutMs,
+                            set.reconnectMsMin,
+                            set.reconnectMsMax};
+  engine->loader_ = std::make_unique<Loader>(*engine->store_, [&pumpRef](uint64_t page, const Error* error) {
+    pumpRef.post([&pumpRef, page, failed = error != nullptr, copy = error != nullptr ? *error : Error{}] {
+      pumpRef.pageLoaded(page, failed ? &copy : nullptr);
+    });
+  });
+  engine->flusher_ = std::make_unique<Flusher>(
+      *engine->store_, set.sync, engine->counters_, engine->histograms_,
+      Flusher::Hooks{[&pumpRef] { pumpRef.wake(); }, [&pumpRef](const Error* error) { pumpRef.storageProblem(error); },
+                     [&pumpRef](const Error& error) { pumpRef.post([&pumpRef, error] { pumpRef.fail(error); }); },
+                     [&self] { self.retain(); }});
+  engine->connector_ = std::make_unique<Connector>(
+      setup,
+      [&pumpRef](Established established) {
+        // std::function wants copies: the link travels in a shared box.
+        auto box = std::make_shared<Established>(std::move(established));
+        pumpRef.post([&pumpRef, box] { pumpRef.adoptUpstream(std::move(*box)); });
+      },
+      [&pumpRef](const Error& error) {
+        pumpRef.newEvent({"upstream-unreachable", "", error.code, error.message, 0});
+      });
+  pumpRef.start({std::move(notify), [&self](uint64_t page) { self.loader_->request(page); },
+                 [&self](bool soon) { self.connector_->reconnect(soon); }});
+  if (set.listen) {
+    auto listener = Listener::start(
+        *set.listen, setup,
+        [&pumpRef](Established established) {
+          auto box = std::make_shared<Established>(std::move(established));
+          pumpRef.post([&pumpRef, box] { pumpRef.adoptDownstream(std::move(*box)); });
+        },
+        [&pumpRef](const std::string& from, const Error& error) {
+          pumpRef.newEvent({kAccepted, from, error.code, error.message, 0});
+        });
+    if (!listener) return listener.error();
+    engine->listener_ = listener.take();
+  }
+  return engine;
+}
+
+Engine::~Engine() { static_cast<void>(close()); }
+
+Result<void> Engine::close() {
+  if (closed_) return {};
+  closed_ = true;
+  // From the outside in: nothing new arrives, the sessions end, what was received is flushed, the log is closed.
+  listener_.reset();
+  connector_.reset();
+  if (pump_) pump_->stop();
+  loader_.reset();
+  flusher_.reset();
+  Result<void> outcome;
+  if (store_) {
+    NodeRecord record = store_->record();
+    record.committedLsn = std::max(record.committedLsn, counters_[kCommittedLsn].load());
+    outcome = store_->storeRecord(std::move(record));
+    const LogPosition flushed = store_->lastFlushedFrame();
+    pump_.reset();
+    store_.reset();
+    if (outcome) outcome = log_->close(flushed);
+  } else {
+    pump_.reset();
+  }
+  log_.reset();
+  device_.reset();
+  arena_.reset();
+  return outcome;
+}
+
+void Engine::retain() {
+  uint64_t slowest = UINT64_MAX;
+  for (const auto& [node, lsn] : pump_->readers()) slowest = std::min(slowest, lsn);
+  static_cast<void>(slowest);
+}
+
+Result<uint64_t> Engine::append(Bytes bytes) {
+  auto end = pump_->appender().append(bytes);
+  if (end) {
+    counters_[kAppends].fetch_add(1, std::memory_order_relaxed);
+    counters_[kEndLsn].store(end.value(), std::memory_order_relaxed);
+  }
+  return end;
+}
+
+Result<std::optional<ReadChunk>> Engine::read(uint64_t lsn, uint64_t limitLsn, bool wait) {
+  const uint64_t received = store_->receivedLsn();
+  limitLsn = std::min(limitLsn, received);
+  if (lsn >= limitLsn) return std::optional<ReadChunk>{};
+  auto page = store_->pageOf(lsn);
+  if (!page) return page.error();
+  Pin pin = arena_->find(page.value(), Access::tailRead);
+  if (!pin) {
+    if (!wait) return makeError("WALSHIP_ERR_NOT_CACHED", "the page is on disk");
+    auto fetched = store_->fetch(page.value(), Access::tailRead);
+    if (!fetched) return fetched.error();
+    pin = fetched.take();
+  }
+  ReadChunk chunk;
+  chunk.lsn = lsn;
+  forEachFrame(pin.bytes(), 0, pin.filled(), [&](const FrameHeader& header, Bytes payload) {
+    if (header.lsn + header.length <= lsn) return true;
+    if (header.lsn >= limitLsn) return false;
+    const size_t from = header.lsn < lsn ? lsn - header.lsn : 0;
+    const size_t to = std::min<uint64_t>(header.length, limitLsn - header.lsn);
+    put(chunk.bytes, payload.subspan(from, to - from));
+    chunk.continues = to < header.length || (header.flags & kFrameContinues) != 0;
+    return true;
+  });
+  if (chunk.bytes.empty()) return std::optional<ReadChunk>{};
+  return std::optional<ReadChunk>(std::move(chunk));
+}
+
+Result<uint64_t> Engine::promote(uint64_t epoch) {
+  connector_->follow(std::nullopt);
+  return pump_->call([this, epoch] { return pump_->promote(epoch); });
+}
+
+Result<uint64_t> Engine::promise(uint64_t epoch) {
+  return pump_->call([this, epoch] { return pump_->promise(epoch); });
+}
+
+Result<uint64_t> Engine::follow(std::optional<ConnectTarget> target) {
+  auto demoted = pump_->call([this] {
+    auto outcome = pump_->demote();
+    pump_->dropUpstream(makeError("WALSHIP_ERR_LINK_CLOSED", "this node follows another upstream now"));
+    return outcome;
+  });
+  if (demoted) connector_->follow(std::move(target));
+  return demoted;
+}
+
+}  // namespace walship

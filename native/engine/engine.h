@@ -1,0 +1,70 @@
+// One node's engine: log, arena, pump, flusher, loader, and the threads that set links up. The only class the addon
+// talks to; no JavaScript here.
+#pragma once
+
+#include <memory>
+
+#include "engine/flusher.h"
+#include "engine/loader.h"
+#include "engine/pump.h"
+#include "engine/settings.h"
+
+namespace walship {
+
+struct ReadChunk {
+  uint64_t lsn = 0;            // of the first byte
+  std::vector<std::byte> bytes;
+  bool continues = false;      // the last append in it goes on in the next chunk
+};
+
+class Engine {
+ public:
+  // Recovers the log, starts every thread, listens. `notify` is called from the pump whenever there is news.
+  static Result<std::unique_ptr<Engine>> open(EngineSettings settings, std::function<void()> notify);
+  ~Engine();  // close()
+
+  const EngineSettings& settings() const { return settings_; }
+  const RecoveryReport& recovery() const { return recovery_; }
+  uint16_t listenPort() const { return listener_ ? listener_->port() : uint16_t{0}; }
+  const std::string& verbsProblem() const { return verbsProblem_; }  // why verbs is not used although it was asked for
+  Arena& arena() { return *arena_; }
+  Store& store() { return *store_; }
+  Log& log() { return *log_; }
+  Pump& pump() { return *pump_; }
+  Counters& counters() { return counters_; }
+  Histograms& histograms() { return histograms_; }
+
+  Result<uint64_t> append(Bytes bytes);
+  // Payload from `lsn` on, at most to `limitLsn`, at most one page. none: nothing there yet.
+  // `wait`: reads the page from disk if need be (blocks); else WALSHIP_ERR_NOT_CACHED.
+  Result<std::optional<ReadChunk>> read(uint64_t lsn, uint64_t limitLsn, bool wait);
+
+  // These block for the pump.
+  Result<uint64_t> promote(uint64_t epoch);
+  Result<uint64_t> promise(uint64_t epoch);
+  Result<uint64_t> follow(std::optional<ConnectTarget> target);  // none: stay alone as a standby
+  Result<void> close();
+
+ private:
+  Engine(EngineSettings settings) : settings_(std::move(settings)) {}
+  void retain();
+
+  EngineSettings settings_;
+  RecoveryReport recovery_;
+  std::string verbsProblem_;
+  Counters counters_{};
+  Histograms histograms_;
+  std::unique_ptr<Arena> arena_;
+  std::shared_ptr<Device> device_;
+  std::unique_ptr<Log> log_;
+  std::unique_ptr<Store> store_;
+  std::unique_ptr<Pump> pump_;
+  std::unique_ptr<Loader> loader_;
+  std::unique_ptr<Flusher> flusher_;
+  std::unique_ptr<Connector> connector_;
+  std::unique_ptr<Listener> listener_;
+  bool failed_ = false;
+  bool closed_ = false;
+};
+
+}  // namespace walship

@@ -1,0 +1,160 @@
+// The pump: the one thread that seals, ships, receives, acknowledges and evaluates the commit rule. It owns every link
+// and session.
+//
+// It sleeps in epoll; `busy` never sleeps, `adaptive` polls for a while first. Other threads reach it with post() and
+// wake().
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <functional>
+#include <map>
+#include <mutex>
+#include <thread>
+
+#include "engine/appender.h"
+#include "engine/settings.h"
+#include "engine/status.h"
+#include "replication/downstream.h"
+#include "replication/upstream.h"
+
+namespace walship {
+
+class Pump final : public SessionHost {
+ public:
+  struct Hooks {
+    std::function<void()> notify;                    // tells JavaScript that there is news; called from the pump
+    std::function<void(uint64_t page)> requestLoad;  // the loader
+    std::function<void(bool soon)> reconnect;        // the upstream link is gone
+  };
+  // Error: WALSHIP_ERR_INTERNAL (no epoll).
+  static Result<std::unique_ptr<Pump>> create(const EngineSettings& settings, Store& store, Counters& counters,
+                                              Histograms& histograms);
+  ~Pump();
+  void start(Hooks hooks);
+  void stop();  // ends every session and the thread
+
+  Appender& appender() { return appender_; }
+
+  // ---- any thread ----
+  void wake();
+  void post(std::function<void()> command);
+  // Runs `command` on the pump and waits for what it gives. Must not be called on the pump.
+  Result<uint64_t> call(std::function<Result<uint64_t>()> command);
+  void setApplied(uint64_t lsn);
+  void storageProblem(const Error* error);  // nullptr: over
+  StatusSnapshot snapshot();
+  std::vector<EngineEvent> drainEvents();
+  // Blocks until `lsn` is committed; false after `timeoutMs`. For native callers.
+  bool waitCommitted(uint64_t lsn, uint32_t timeoutMs);
+  void newEvent(EngineEvent event);
+  // Positions of the nodes heard of, for retention.
+  std::map<std::string, uint64_t> readers();
+
+  // ---- on the pump ----
+  void adoptDownstream(Established established);
+  void adoptUpstream(Established established);
+  void dropUpstream(const Error& why);
+  Result<uint64_t> promote(uint64_t epoch);
+  Result<uint64_t> demote();
+  Result<uint64_t> promise(uint64_t epoch);
+  void pageLoaded(uint64_t page, const Error* error);
+  void fail(const Error& error);
+  void setCommitRule(CommitRule rule) { rule_ = std::move(rule); }
+
+  // ---- SessionHost ----
+  Store& store() override { return store_; }
+  Tree& tree() override { return tree_; }
+  const SessionSettings& settings() const override { return settings_.session; }
+  uint64_t nodeKey() const override { return nodeKey_; }
+  const std::string& nodeId() const override { return settings_.nodeId; }
+  bool isPrimary() const override { return primary_; }
+  uint64_t epoch() const override;
+  uint64_t committedLsn() const override { return committed_; }
+  uint64_t appliedLsn() const override;
+  void requestLoad(uint64_t page) override { hooks_.requestLoad(page); }
+  void heardFromUpstream(uint64_t epoch, uint64_t committedLsn, uint64_t tailLsn) override;
+  void beforeCut(const LogPosition& from, const LogPosition& to) override;
+  void event(const char* type, const std::string& node, const Error& detail) override;
+
+ private:
+  struct Sample {
+    uint64_t lsn;
+    uint64_t ns;
+  };
+
+  Pump(const EngineSettings& settings, Store& store, Counters& counters, Histograms& histograms, Fd epoll, Fd wakeFd);
+  void run();
+  bool round(uint64_t nowNs);
+  bool runCommands();
+  bool sealAppends();
+  bool positionsChanged();
+  void evaluateCommit();
+  void reap();
+  void tick(uint64_t nowNs);
+  void watchStalls(uint64_t nowNs);
+  void watchRule(uint64_t nowNs);
+  void renewSnapshot(uint64_t nowNs);
+  void notify(uint64_t nowNs, bool idle);
+  bool armLinks();
+  void sleep(uint64_t nowNs);
+  void watch(const Link& link, uint64_t id);
+  void takeEvents(int timeoutMs);
+  uint64_t lagNs(uint64_t lsn, uint64_t nowNs) const;
+
+  const EngineSettings settings_;
+  Store& store_;
+  Counters& counters_;
+  Histograms& histograms_;
+  const uint64_t nodeKey_;
+  Hooks hooks_;
+  Fd epoll_;
+  Fd wakeFd_;
+  Appender appender_;
+  CommitRule rule_;
+
+  Tree tree_;
+  uint64_t nextSession_ = 2;  // 0: the eventfd, 1: the upstream
+  std::map<uint64_t, std::unique_ptr<DownstreamSession>> downstreams_;
+  std::unique_ptr<UpstreamSession> upstream_;
+  bool primary_ = false;
+  bool failed_ = false;
+  uint64_t heardEpoch_ = 0;
+  uint64_t upstreamTailLsn_ = 0;
+  uint64_t upstreamHeardNs_ = 0;
+  uint64_t upstreamSinceNs_ = 0;
+  uint64_t committed_ = 0;
+
+  uint64_t seenFlushed_ = 0;
+  uint64_t seenApplied_ = 0;
+  uint64_t seenTreeMoves_ = 0;
+  std::deque<Sample> commitSamples_;  // (end LSN, when appended) not yet committed
+  std::deque<Sample> flushSamples_;
+  std::deque<Sample> madeSamples_;    // (LSN, when it was made), thinned: what lag in time is read from
+  uint64_t commitMovedNs_ = 0;
+  bool ruleFailing_ = false;
+
+  uint64_t lastBusyNs_ = 0;
+  uint64_t lastTickNs_ = 0;
+  uint64_t lastNotifyNs_ = 0;
+  bool notifyDue_ = false;
+
+  std::atomic<bool> sleeping_{false};
+  std::atomic<uint64_t> applied_{0};
+  std::atomic<bool> stopping_{false};
+  std::mutex commandMutex_;
+  std::deque<std::function<void()>> commands_;
+  std::atomic<bool> commandsPending_{false};
+
+  std::mutex statusMutex_;
+  StatusSnapshot snapshot_;
+  std::string storageProblem_;
+  std::vector<EngineEvent> events_;
+
+  std::mutex commitMutex_;
+  std::condition_variable commitMoved_;
+  std::atomic<uint32_t> commitWaiters_{0};
+  std::thread thread_;
+};
+
+}  // namespace walship

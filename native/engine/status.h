@@ -1,0 +1,70 @@
+// What can be asked of an engine at any time: a snapshot that the pump renews, read without disturbing it, and counters
+// in memory that JavaScript views.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <string>
+#include <vector>
+
+#include "base/histogram.h"
+#include "fabric/link.h"
+#include "replication/messages.h"
+
+namespace walship {
+
+// Shared with JavaScript as a BigUint64Array: the order is part of src/engine/counters.ts.
+enum Counter : uint32_t {
+  kReceivedLsn, kFlushedLsn, kAppliedLsn, kCommittedLsn, kEndLsn, kEpoch, kIsPrimary,
+  kAppends, kAppendBytes, kBatches, kSyncs, kJsWakes, kPumpRounds, kPumpSleeps,
+  kCounters
+};
+using Counters = std::array<std::atomic<uint64_t>, kCounters>;
+
+struct LinkStatus {
+  std::string node;
+  std::string direction;  // "upstream" or "downstream"
+  bool streaming = false;
+  Rail rail;
+  LinkCounters counters;
+  uint64_t roundTripP50Ns = 0;
+  uint64_t roundTripP99Ns = 0;
+};
+
+struct NodeStatus {
+  std::string node;
+  std::string parent;
+  Positions positions;
+  uint64_t lagBytes = 0;
+  uint64_t lagMs = 0;
+  uint64_t heardMsAgo = 0;
+  bool stalled = false;
+  Rail rail;
+};
+
+struct StatusSnapshot {
+  std::vector<LinkStatus> links;
+  std::vector<NodeStatus> nodes;
+  uint64_t upstreamTailLsn = 0;
+  uint64_t upstreamHeardMsAgo = 0;
+  uint64_t heardEpoch = 0;
+  bool ruleFailing = false;
+  std::string storageProblem;
+};
+
+// Changes that an operator would want to know of.
+struct EngineEvent {
+  std::string type;
+  std::string node;
+  std::string code;     // WALSHIP_ERR_… or empty
+  std::string message;
+  uint64_t lsn = 0;
+};
+
+struct Histograms {
+  Histogram commitNs;   // append → committed
+  Histogram flushNs;    // append → flushed by the primary itself
+  Histogram syncNs;     // one write and sync
+};
+
+}  // namespace walship

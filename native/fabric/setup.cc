@@ -1,0 +1,231 @@
+#include "fabric/setup.h"
+
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+
+#include <random>
+
+#include "base/clock.h"
+#include "fabric/tcp/tcp_link.h"
+#include "fabric/verbs/connect.h"
+
+namespace walship {
+
+namespace {
+
+uint64_t deadlineIn(uint32_t milliseconds) { return monotonicNs() + uint64_t{milliseconds} * 1'000'000; }
+
+Result<Established> finish(Fd connection, const Peer& peer, const SetupSettings& settings, uint64_t deadlineNs) {
+  if (peer.transport == kTransportVerbs) {
+    auto link = connectVerbs(settings.device, std::move(connection), deadlineNs);
+    if (!link) return link.error();
+    return Established{link.take(), peer.node};
+  }
+  return Established{std::make_unique<TcpLink>(std::move(connection)), peer.node};
+}
+
+uint32_t jittered(uint32_t milliseconds) {
+  thread_local std::minstd_rand random(std::random_device{}());
+  return milliseconds * 3 / 4 + static_cast<uint32_t>(random() % (milliseconds / 2 + 1));
+}
+
+}  // namespace
+
+// ---- Listener ----
+
+Result<std::unique_ptr<Listener>> Listener::start(const Address& address, SetupSettings settings, OnLink onLink,
+                                                  OnError onError) {
+  auto socket = listenTcp(address);
+  if (!socket) return socket.error();
+  Fd wake(::eventfd(0, EFD_CLOEXEC));
+  if (!wake.valid()) return systemError("WALSHIP_ERR_LISTEN", "cannot make an eventfd", errno);
+  return std::unique_ptr<Listener>(
+      new Listener(socket.take(), std::move(wake), std::move(settings), std::move(onLink), std::move(onError)));
+}
+
+Listener::Listener(Fd socket, Fd wake, SetupSettings settings, OnLink onLink, OnError onError)
+    : socket_(std::move(socket)),
+      wake_(std::move(wake)),
+      settings_(std::move(settings)),
+      onLink_(std::move(onLink)),
+      onError_(std::move(onError)),
+      port_(localPort(socket_.get())),
+      thread_([this] { accept(); }) {}
+
+Listener::~Listener() {
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+    for (const int fd : authenticating_) ::shutdown(fd, SHUT_RDWR);
+  }
+  pendingMoved_.notify_all();
+  const uint64_t one = 1;
+  WALSHIP_ASSERT(::write(wake_.get(), &one, sizeof one) == sizeof one);
+  thread_.join();
+  // Hand-shakes under way end by their deadline.
+  std::unique_lock lock(mutex_);
+  pendingMoved_.wait(lock, [&] { return pending_ == 0; });
+}
+
+void Listener::accept() {
+  while (true) {
+    {
+      std::unique_lock lock(mutex_);
+      pendingMoved_.wait(lock, [&] { return stopping_ || pending_ < kPendingMax; });
+      if (stopping_) return;
+    }
+    pollfd entries[2] = {{socket_.get(), POLLIN, 0}, {wake_.get(), POLLIN, 0}};
+    if (::poll(entries, 2, -1) < 0 && errno != EINTR) return;
+    if (entries[1].revents != 0) return;
+    Fd connection(::accept4(socket_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+    if (!connection.valid()) {
+      if (errno == EMFILE || errno == ENFILE) std::this_thread::sleep_for(std::chrono::milliseconds(50));
+      continue;
+    }
+    {
+      const std::lock_guard lock(mutex_);
+      ++pending_;
+    }
+    std::thread([this, connection = std::move(connection)]() mutable {
+      establish(std::move(connection));
+      const std::lock_guard lock(mutex_);
+      --pending_;
+      pendingMoved_.notify_all();
+    }).detach();  // counted in pending_; the destructor waits for all
+  }
+}
+
+void Listener::establish(Fd connection) {
+  const std::string from = peerName(connection.get());
+  const uint64_t deadline = deadlineIn(settings_.setupTimeoutMs);
+  const int fd = connection.get();
+  {
+    const std::lock_guard lock(mutex_);
+    if (stopping_) return;
+    authenticating_.insert(fd);
+  }
+  auto peer = shakeHandsAsListener(fd, settings_.identity, deadline);
+  {
+    const std::lock_guard lock(mutex_);
+    authenticating_.erase(fd);
+  }
+  if (!peer) return onError_(from, peer.error());
+  auto established = finish(std::move(connection), peer.value(), settings_, deadline);
+  if (!established) return onError_(from, established.error());
+  {
+    const std::lock_guard lock(mutex_);
+    if (stopping_) return;
+  }
+  onLink_(established.take());
+}
+
+// ---- Connector ----
+
+Connector::Connector(SetupSettings settings, OnLink onLink, OnError onError)
+    : settings_(std::move(settings)),
+      onLink_(std::move(onLink)),
+      onError_(std::move(onError)),
+      backoffMs_(settings_.reconnectMsMin),
+      thread_([this] { run(); }) {}
+
+Connector::~Connector() {
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+    cancelTry();
+  }
+  moved_.notify_all();
+  thread_.join();
+}
+
+void Connector::cancelTry() {
+  cancelled_.store(true);
+  if (authenticating_ >= 0) ::shutdown(authenticating_, SHUT_RDWR);
+}
+
+void Connector::follow(std::optional<ConnectTarget> target) {
+  const std::lock_guard lock(mutex_);
+  target_ = std::move(target);
+  cancelTry();
+  ++generation_;
+  wanted_ = target_.has_value();
+  backoffMs_ = settings_.reconnectMsMin;
+  moved_.notify_all();
+}
+
+void Connector::reconnect(bool soon) {
+  const std::lock_guard lock(mutex_);
+  wanted_ = target_.has_value();
+  if (soon) backoffMs_ = settings_.reconnectMsMin;
+  moved_.notify_all();
+}
+
+void Connector::run() {
+  Identity identity = settings_.identity;
+  std::unique_lock lock(mutex_);
+  bool first = true;
+  while (true) {
+    moved_.wait(lock, [&] { return stopping_ || wanted_; });
+    if (stopping_) return;
+    const uint64_t generation = generation_;
+    const auto changed = [&] { return stopping_ || generation != generation_; };
+    if (!first) {
+      const uint32_t pause = jittered(backoffMs_);
+      backoffMs_ = std::min(backoffMs_ * 2, settings_.reconnectMsMax);
+      if (moved_.wait_for(lock, std::chrono::milliseconds(pause), changed)) {
+        first = true;
+        continue;
+      }
+    }
+    first = false;
+    const ConnectTarget target = *target_;
+    cancelled_.store(false);
+    lock.unlock();
+
+    const uint64_t deadline = deadlineIn(settings_.setupTimeoutMs);
+    Result<Established> outcome = makeError("WALSHIP_ERR_CONNECT", "");
+    auto connection = connectTcp(target.address, target.source, deadline, &cancelled_);
+    if (!connection) {
+      outcome = connection.error();
+    } else {
+      const int fd = connection.value().get();
+      lock.lock();
+      authenticating_ = fd;
+      if (changed()) ::shutdown(fd, SHUT_RDWR);
+      lock.unlock();
+      auto peer = shakeHandsAsConnector(fd, identity, target.node, deadline);
+      lock.lock();
+      authenticating_ = -1;
+      lock.unlock();
+      if (peer) {
+        outcome = finish(connection.take(), peer.value(), settings_, deadline);
+      } else {
+        outcome = peer.error();
+      }
+      // A fabric that cannot be reached must not keep a standby away: the next try goes over TCP, the one after that
+      // over verbs again.
+      const bool verbsFailed = !outcome && peer && peer.value().transport == kTransportVerbs;
+      const bool canFallBack = (settings_.identity.transports & kTransportTcp) != 0;
+      identity.transports = verbsFailed && canFallBack ? uint8_t{kTransportTcp} : settings_.identity.transports;
+    }
+    lock.lock();
+    if (!outcome && !changed()) {
+      lock.unlock();
+      onError_(outcome.error());
+      lock.lock();
+    }
+    if (changed()) {
+      first = true;
+      continue;
+    }
+    if (outcome) {
+      wanted_ = false;
+      lock.unlock();
+      onLink_(outcome.take());
+      lock.lock();
+    }
+  }
+}
+
+}  // namespace walship

@@ -1,0 +1,102 @@
+// Setting links up, apart from the hot path: threads of their own accept and connect, authenticate, choose the
+// transport, and hand finished links over. Everything here may block, up to a deadline.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <set>
+#include <thread>
+
+#include "fabric/handshake.h"
+#include "fabric/link.h"
+#include "fabric/socket.h"
+#include "fabric/verbs/device.h"
+
+namespace walship {
+
+struct SetupSettings {
+  Identity identity;                 // identity.transports: what this node is willing to use
+  std::shared_ptr<Device> device;    // none: TCP only
+  uint32_t setupTimeoutMs = 3000;
+  uint32_t reconnectMsMin = 50;      // back-off of the connector: doubles up to the maximum, ± 25 %
+  uint32_t reconnectMsMax = 2000;
+};
+
+struct Established {
+  std::unique_ptr<Link> link;
+  std::string node;  // the peer's id
+};
+
+class Listener {
+ public:
+  using OnLink = std::function<void(Established)>;
+  using OnError = std::function<void(const std::string& from, const Error&)>;
+  // Both callbacks come from set-up threads. At most kPendingMax hand-shakes are under way; more connections wait in the
+  // kernel's queue. Error: WALSHIP_ERR_LISTEN.
+  static Result<std::unique_ptr<Listener>> start(const Address& address, SetupSettings settings, OnLink onLink,
+                                                 OnError onError);
+  ~Listener();
+  uint16_t port() const { return port_; }
+
+ private:
+  static constexpr int kPendingMax = 16;
+  Listener(Fd socket, Fd wake, SetupSettings settings, OnLink onLink, OnError onError);
+  void accept();
+  void establish(Fd connection);
+
+  Fd socket_;
+  Fd wake_;
+  SetupSettings settings_;
+  OnLink onLink_;
+  OnError onError_;
+  uint16_t port_;
+  std::mutex mutex_;
+  std::condition_variable pendingMoved_;
+  int pending_ = 0;
+  std::set<int> authenticating_;  // shut down by the destructor, so that it need not wait for their deadline
+  bool stopping_ = false;
+  std::thread thread_;
+};
+
+struct ConnectTarget {
+  Address address;
+  std::string node;    // expected id; empty for any
+  std::string source;  // local address to connect from; empty for any
+};
+
+// Keeps trying until it has a link, then rests until asked for another.
+class Connector {
+ public:
+  using OnLink = std::function<void(Established)>;
+  using OnError = std::function<void(const Error&)>;
+  Connector(SetupSettings settings, OnLink onLink, OnError onError);
+  ~Connector();
+  // A new target (or none: stop connecting). A link set up for an older target is not handed over.
+  void follow(std::optional<ConnectTarget> target);
+  // The link handed over is gone: connect again. `soon`: without the back-off having grown.
+  void reconnect(bool soon);
+
+ private:
+  void run();
+  void cancelTry();  // with mutex_ held
+
+  SetupSettings settings_;
+  OnLink onLink_;
+  OnError onError_;
+  std::mutex mutex_;
+  std::condition_variable moved_;
+  std::optional<ConnectTarget> target_;
+  uint64_t generation_ = 0;
+  bool wanted_ = false;
+  bool stopping_ = false;
+  std::atomic<bool> cancelled_{false};  // the try under way is of no use any more
+  int authenticating_ = -1;
+  uint32_t backoffMs_;
+  std::thread thread_;
+};
+
+}  // namespace walship

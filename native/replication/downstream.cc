@@ -1,0 +1,257 @@
+#include "replication/downstream.h"
+
+#include "base/checksum.h"
+#include "base/clock.h"
+
+namespace walship {
+
+namespace {
+constexpr size_t kUnsentMax = 64;
+constexpr size_t kGrantsHeldMax = 1024;
+constexpr uint64_t kCommitHeartbeatNs = 1'000'000;  // a moved commit position is told at most this often
+}  // namespace
+
+DownstreamSession::DownstreamSession(SessionHost& host, std::unique_ptr<Link> link, std::string node)
+    : host_(host), node_(std::move(node)), nodeKey_(keyOf(node_)), heardNs_(monotonicNs()), link_(std::move(link)) {
+  link_->setHandler(this);
+}
+
+DownstreamSession::~DownstreamSession() { host_.tree().dropVia(this); }
+
+void DownstreamSession::end(Error error) {
+  if (!ended_) ended_ = std::move(error);
+}
+
+void DownstreamSession::say(Buffer message) {
+  if (unsent_.empty() && link_->send(message)) return;
+  if (unsent_.size() >= kUnsentMax) return end(makeError("WALSHIP_ERR_LINK_BROKEN", "the downstream takes no messages"));
+  unsent_.push_back(std::move(message));
+}
+
+bool DownstreamSession::step(uint64_t nowNs) {
+  if (ended_) return false;
+  const auto& settings = host_.settings();
+  if (nowNs - heardNs_ > uint64_t{settings.linkTimeoutMs} * 1'000'000 && nowNs > heardNs_) {
+    end(makeError("WALSHIP_ERR_LINK_TIMEOUT",
+                  "nothing heard from '" + node_ + "' for " + std::to_string(settings.linkTimeoutMs) + " ms"));
+    return false;
+  }
+  while (!unsent_.empty() && link_->send(unsent_.front())) unsent_.pop_front();
+  if (state_ == State::answering) answerOffer();
+  bool any = false;
+  if (state_ == State::streaming && !ended_) {
+    any = ship();
+    const uint64_t since = nowNs - heartbeatSentNs_;
+    const bool moved = host_.committedLsn() != committedSent_;
+    if (since >= uint64_t{settings.heartbeatMs} * 1'000'000 || (moved && since >= kCommitHeartbeatNs)) {
+      heartbeatSentNs_ = nowNs;
+      committedSent_ = host_.committedLsn();
+      say(encode(Heartbeat{host_.epoch(), host_.store().receivedLsn(), committedSent_, nowNs}));
+    }
+  }
+  return any;
+}
+
+void DownstreamSession::onLanded(uint32_t, uint32_t) {
+  end(makeError("WALSHIP_ERR_LINK_PROTOCOL", "a downstream shipped to its upstream"));
+}
+
+void DownstreamSession::onMessage(Bytes bytes) {
+  if (ended_) return;
+  heardNs_ = monotonicNs();
+  auto decoded = decodeMessage(bytes);
+  if (!decoded) return end(decoded.error());
+  Message& message = decoded.value();
+  if (auto* offer = std::get_if<Offer>(&message); offer != nullptr && state_ == State::awaitingOffer) {
+    offer_ = std::move(*offer);
+    state_ = State::answering;
+  } else if (auto* grants = std::get_if<std::vector<Grant>>(&message); grants != nullptr && state_ == State::streaming) {
+    for (const Grant& grant : *grants) {
+      const bool follows = grants_.empty() || grant.page == grants_.back().page + 1;
+      if (!follows || grants_.size() >= kGrantsHeldMax || grant.page < cursorPage_) {
+        return end(makeError("WALSHIP_ERR_LINK_PROTOCOL", "a grant out of order"));
+      }
+      grants_.push_back(grant);
+    }
+  } else if (auto* ack = std::get_if<Ack>(&message); ack != nullptr && state_ == State::streaming) {
+    take(*ack);
+  } else if (auto* describe = std::get_if<Describe>(&message); describe != nullptr && state_ == State::streaming) {
+    if (describe->nodeKey == host_.nodeKey() || !host_.tree().describe(*describe, this)) {
+      end(makeError("WALSHIP_ERR_NODE", "node '" + describe->node + "' below '" + node_ +
+                                            "' is already in the tree; node ids must differ and the cascade must not loop"));
+    }
+  } else {
+    end(makeError("WALSHIP_ERR_LINK_PROTOCOL", "a message that does not belong here"));
+  }
+}
+
+void DownstreamSession::take(const Ack& ack) {
+  const uint64_t nowNs = monotonicNs();
+  if (ack.echoNs != 0 && ack.echoNs <= nowNs) roundTripNs_.record(nowNs - ack.echoNs);
+  if (ack.entries[0].nodeKey != nodeKey_) return end(makeError("WALSHIP_ERR_LINK_PROTOCOL", "an ack of another node"));
+  const uint64_t tail = host_.store().receivedLsn();
+  for (const AckEntry& entry : ack.entries) {
+    if (entry.positions.received > tail || !host_.tree().update(entry, this, nowNs)) {
+      return end(makeError("WALSHIP_ERR_LINK_PROTOCOL", "an ack of a node or a position that cannot be"));
+    }
+  }
+  host_.tree().keepOnly(ack.entries, this);
+}
+
+void DownstreamSession::onShipped(uint64_t count) {
+  while (!pages_.empty() && pages_.front().lastShip <= count && pages_.front().pin.page() != cursorPage_) {
+    pages_.pop_front();
+  }
+}
+
+// ---- the hand-shake ----
+
+void DownstreamSession::refuse(const char* code, const std::string& message) {
+  Answer refusal;
+  refusal.kind = AnswerKind::refuse;
+  refusal.epoch = host_.epoch();
+  refusal.code = code;
+  refusal.message = message;
+  say(encode(refusal));
+  link_->flush();
+  end(makeError(code, message));
+}
+
+void DownstreamSession::answer(Answer what) {
+  what.epoch = host_.epoch();
+  what.committedLsn = host_.committedLsn();
+  what.history = host_.store().record().history;
+  say(encode(what));
+  if (what.kind == AnswerKind::cut) {
+    state_ = State::awaitingOffer;
+    return;
+  }
+  state_ = State::streaming;
+  cursorPage_ = what.start.page;
+  cursorOffset_ = what.start.offset;
+}
+
+void DownstreamSession::answerOffer() {
+  Store& store = host_.store();
+  const Geometry& geometry = store.geometry();
+  if (offer_.pageBytes != geometry.pageBytes || offer_.segmentPages != geometry.segmentPages) {
+    return refuse("WALSHIP_ERR_GEOMETRY", "page or segment size differs: " + std::to_string(geometry.pageBytes) + " × " +
+                                              std::to_string(geometry.segmentPages) + " here; set both nodes alike");
+  }
+  if (offer_.promisedEpoch > host_.epoch()) {
+    return refuse("WALSHIP_ERR_EPOCH", "'" + node_ + "' has promised itself to epoch " +
+                                           std::to_string(offer_.promisedEpoch) + ", newer than epoch " +
+                                           std::to_string(host_.epoch()) + " here");
+  }
+  if (!offer_.hasLog) {
+    const uint64_t first = store.log().firstPage();
+    if (store.empty()) return answer({AnswerKind::accept, 0, store.received(), 0, {}, {}, {}});
+    const Pin pin = store.arena().find(first, Access::catchUp);
+    if (!pin) return host_.requestLoad(first);
+    const auto header = loadAt<PageHeader>(pin.bytes(), 0);
+    return answer({AnswerKind::accept, 0, {header.firstLsn, header.parent, 0, first, 0}, 0, {}, {}, {}});
+  }
+  const LogPosition& theirs = offer_.tail;
+  const LogPosition& ours = store.received();
+  const uint64_t common = commonLsn(store.record().history, ours.lsn, offer_.history, theirs.lsn);
+  if (theirs.lsn > ours.lsn || common < theirs.lsn) {
+    if (common >= ours.lsn && !host_.isPrimary()) {
+      return refuse("WALSHIP_ERR_UPSTREAM_BEHIND", "'" + host_.nodeId() + "' is itself behind '" + node_ + "'; try again");
+    }
+    return answer({AnswerKind::cut, 0, {common, 0, 0, 0, 0}, 0, {}, {}, {}});
+  }
+  if (theirs.page < store.log().firstPage()) {
+    return refuse("WALSHIP_ERR_TOO_FAR_BEHIND", "the log here begins at LSN " + std::to_string(store.log().firstLsn()) +
+                                                    ", '" + node_ + "' ends at " + std::to_string(theirs.lsn) +
+                                                    "; give it a snapshot, or keep more (retention)");
+  }
+  if (theirs.page > ours.page) return answer({AnswerKind::cut, 0, {ours.lsn, 0, 0, 0, 0}, 0, {}, {}, {}});
+  const Pin pin = store.arena().find(theirs.page, Access::catchUp);
+  if (!pin) return host_.requestLoad(theirs.page);
+  const auto header = loadAt<PageHeader>(pin.bytes(), 0);
+  const LogPosition found = pin.filled() == 0 || theirs.lsn < header.firstLsn
+                                ? LogPosition{}
+                                : boundaryAt(pin.bytes(), pin.filled(), theirs.lsn);
+  const bool same = theirs.offset == 0 ? theirs.lsn == (pin.filled() == 0 ? ours.lsn : header.firstLsn)
+                                       : found.lsn == theirs.lsn && found.offset == theirs.offset &&
+                                             found.headerChecksum == theirs.headerChecksum;
+  if (same) return answer({AnswerKind::accept, 0, theirs, 0, {}, {}, {}});
+  // The histories agree but the bytes do not: go back page by page until they do.
+  const uint64_t back = pin.filled() == 0 ? ours.lsn : std::min(header.firstLsn, theirs.lsn - 1);
+  answer({AnswerKind::cut, 0, {back, 0, 0, 0, 0}, 0, {}, {}, {}});
+}
+
+void DownstreamSession::onPage(uint64_t page, const Error* error) {
+  if (page == loadAskedPage_) loadAskedPage_ = UINT64_MAX;
+  if (error == nullptr || error->is("WALSHIP_ERR_ARENA_BUSY")) return;
+  if (state_ == State::answering && (page == offer_.tail.page || !offer_.hasLog)) return refuse(error->code, error->message);
+  if (state_ == State::streaming && page == cursorPage_) end(*error);
+}
+
+// ---- shipping ----
+
+Pin* DownstreamSession::cursorPin() {
+  if (!pages_.empty() && pages_.back().pin.page() == cursorPage_) return &pages_.back().pin;
+  Store& store = host_.store();
+  const bool lagging = cursorPage_ + 1 < store.received().page;
+  Pin pin = store.arena().find(cursorPage_, lagging ? Access::catchUp : Access::ship);
+  if (lagging) {
+    const uint64_t last = std::min(cursorPage_ + host_.settings().readAheadPages, store.received().page - 1);
+    for (uint64_t page = cursorPage_ + (pin ? 1 : 0); page <= last; ++page) {
+      if (page != loadAskedPage_ && !store.arena().contains(page)) host_.requestLoad(page);
+    }
+  } else if (!pin && loadAskedPage_ != cursorPage_) {
+    host_.requestLoad(cursorPage_);
+  }
+  if (!pin) {
+    loadAskedPage_ = cursorPage_;
+    return nullptr;
+  }
+  pages_.push_back({std::move(pin), 0});
+  return &pages_.back().pin;
+}
+
+bool DownstreamSession::ship() {
+  bool any = false;
+  while (true) {
+    while (!grants_.empty() && grants_.front().page < cursorPage_) grants_.pop_front();
+    if (grants_.empty()) break;
+    const Grant& grant = grants_.front();
+    if (grant.page != cursorPage_) {
+      end(makeError("WALSHIP_ERR_LINK_PROTOCOL", "a grant for another page than the next"));
+      break;
+    }
+    if (cursorPage_ > host_.store().received().page) break;
+    const bool finishedBefore = [&] {
+      Pin* pin = cursorPin();
+      return pin != nullptr && pin->finished();
+    }();
+    if (pages_.empty() || pages_.back().pin.page() != cursorPage_) break;  // being loaded
+    const Pin& pin = pages_.back().pin;
+    const uint32_t filled = pin.filled();
+    if (cursorOffset_ >= filled) {
+      if (!finishedBefore) break;
+      ++cursorPage_;
+      cursorOffset_ = 0;
+      if (pages_.back().lastShip == 0) pages_.pop_back();
+      continue;
+    }
+    if (grant.offset > cursorOffset_) {
+      end(makeError("WALSHIP_ERR_LINK_PROTOCOL", "a grant with a gap"));
+      break;
+    }
+    uint32_t to = cursorOffset_ == 0 ? kPageHeaderBytes : cursorOffset_;
+    do {
+      to += frameBytes(loadAt<FrameHeader>(pin.bytes(), to).length);
+    } while (to < filled && to - cursorOffset_ + frameBytes(loadAt<FrameHeader>(pin.bytes(), to).length) <=
+                                host_.settings().rangeBytesMax);
+    WALSHIP_ASSERT(to <= filled);
+    if (!link_->ship(pin.bytes().subspan(cursorOffset_, to - cursorOffset_), grant.id, grant.remote, cursorOffset_)) break;
+    pages_.back().lastShip = ++ships_;
+    cursorOffset_ = to;
+    any = true;
+  }
+  return any;
+}
+
+}  // namespace walship

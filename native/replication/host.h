@@ -1,0 +1,42 @@
+// What the two kinds of session need of the node they live in. Implemented by the pump; pump thread only.
+#pragma once
+
+#include <string>
+
+#include "replication/store.h"
+#include "replication/tree.h"
+
+namespace walship {
+
+struct SessionSettings {
+  uint32_t heartbeatMs = 20;
+  uint32_t linkTimeoutMs = 1000;
+  uint32_t grantPages = 16;          // pages granted to the upstream in advance
+  uint32_t readAheadPages = 4;       // pages loaded in advance for a lagging downstream
+  uint32_t rangeBytesMax = 128u << 10;
+};
+
+class SessionHost {
+ public:
+  virtual Store& store() = 0;
+  virtual Tree& tree() = 0;
+  virtual const SessionSettings& settings() const = 0;
+  virtual uint64_t nodeKey() const = 0;
+  virtual const std::string& nodeId() const = 0;
+  virtual bool isPrimary() const = 0;
+  virtual uint64_t epoch() const = 0;         // the newest this node knows to reign
+  virtual uint64_t committedLsn() const = 0;
+  virtual uint64_t appliedLsn() const = 0;
+  // Has the page read into the arena; every session's onPage() is called when it is there or cannot be had.
+  virtual void requestLoad(uint64_t page) = 0;
+  // The upstream reigns in `epoch`, has committed `lsn` and reaches to `tailLsn`.
+  virtual void heardFromUpstream(uint64_t epoch, uint64_t committedLsn, uint64_t tailLsn) = 0;
+  // The log is about to be cut back: ends every downstream session (they hold its pages).
+  virtual void beforeCut(const LogPosition& from, const LogPosition& to) = 0;
+  virtual void event(const char* type, const std::string& node, const Error& detail) = 0;
+
+ protected:
+  ~SessionHost() = default;
+};
+
+}  // namespace walship

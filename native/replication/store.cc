@@ -1,0 +1,276 @@
+#include "replication/store.h"
+
+#include <thread>
+
+#include "base/clock.h"
+
+namespace walship {
+
+namespace {
+// A batch is one sync; a larger one would only delay the acknowledgement of its first bytes.
+constexpr size_t kBatchBytesMax = 4u << 20;
+constexpr uint64_t kPinPatienceNs = 5'000'000'000;
+}  // namespace
+
+Result<std::unique_ptr<Store>> Store::open(Arena& arena, Log& log, const LogPosition& tail, const SyncSettings& sync) {
+  auto record = NodeRecordFile::load(log.settings().dir);
+  if (!record) return record.error();
+  std::unique_ptr<Store> store(new Store(arena, log, sync));
+  store->record_ = record.take();
+  store->written_ = store->flushed_ = store->target_ = tail;
+  store->lastFrame_ = store->flushedFrame_ = tail;
+  store->lastSyncNs_ = monotonicNs();
+  if (auto loaded = store->loadTailPage(tail); !loaded) return loaded.error();
+  return store;
+}
+
+Result<void> Store::loadTailPage(const LogPosition& tail) {
+  const bool begun = tail.offset != 0;
+  if (Pin here = arena_.find(tail.page, Access::ship)) {
+    tail_ = std::move(here);
+  } else {
+    Pin pin = arena_.create(tail.page, begun ? PageOrigin::loaded : PageOrigin::appended);
+    if (!pin) return makeError("WALSHIP_ERR_ARENA_BUSY", "no free page for the log's tail; make arena.bytes larger");
+    if (begun) {
+      auto end = log_.readPage(tail.page, pin.bytes());
+      if (!end || end.value() != tail) {
+        arena_.discard(std::move(pin));
+        if (!end) return end.error();
+        return makeError("WALSHIP_ERR_LOG_CORRUPT", "the last page of the log changed while it was being opened");
+      }
+      arena_.publishLoaded(pin, tail, false);
+    }
+    tail_ = std::move(pin);
+  }
+  received_ = tail;
+  receivedLsn_.store(tail.lsn, std::memory_order_release);
+  flushedLsn_.store(flushed_.lsn, std::memory_order_release);
+  const std::lock_guard lock(recentMutex_);
+  recent_.clear();
+  uint64_t firstLsn = tail.lsn;
+  if (begun) firstLsn = loadAt<PageHeader>(tail_.bytes(), 0).firstLsn;
+  recent_.push_back({tail.page, firstLsn});
+  return {};
+}
+
+void Store::advance(const LogPosition& to) {
+  WALSHIP_ASSERT(to.page == tail_.page() && to.lsn >= received_.lsn);
+  arena_.publish(tail_, to);
+  received_ = to;
+  receivedLsn_.store(to.lsn, std::memory_order_release);
+  signalFlusher();
+}
+
+void Store::openPage(Pin next) {
+  WALSHIP_ASSERT(next.page() == received_.page + 1 && tail_.page() == received_.page);
+  arena_.finish(tail_);
+  tail_ = std::move(next);
+  {
+    const std::lock_guard lock(recentMutex_);
+    recent_.push_back({tail_.page(), received_.lsn});
+  }
+  received_.page += 1;
+  received_.offset = 0;
+  signalFlusher();
+}
+
+void Store::signalFlusher() {
+  const std::lock_guard lock(targetMutex_);
+  target_ = received_;
+  targetMoved_.notify_one();
+}
+
+Result<void> Store::startAt(const LogPosition& position) {
+  WALSHIP_ASSERT(empty() && position.offset == 0);
+  const std::lock_guard flushing(flushMutex_);
+  if (auto started = log_.startAt(position); !started) return started;
+  arena_.discard(std::move(tail_));
+  written_ = flushed_ = lastFrame_ = flushedFrame_ = position;
+  {
+    const std::lock_guard lock(targetMutex_);
+    target_ = position;
+  }
+  return loadTailPage(position);
+}
+
+Result<void> Store::cut(const LogPosition& to) {
+  const std::lock_guard flushing(flushMutex_);
+  WALSHIP_ASSERT(to.lsn <= received_.lsn);
+  tail_.release();
+  const uint64_t deadline = monotonicNs() + kPinPatienceNs;
+  while (!arena_.cutBack(to)) {
+    if (monotonicNs() > deadline) {
+      if (auto again = loadTailPage(received_); !again) return again;
+      return makeError("WALSHIP_ERR_BUSY", "a reader holds a page of the tail that is to be cut");
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  if (lastFrame_.lsn > to.lsn) {
+    if (auto cut = log_.truncate(to, lastFrame_); !cut) return cut;
+  }
+  // Beyond the cut there may also be only the padding of a finished page.
+  if (lastFrame_.lsn > to.lsn || written_.page > to.page) written_ = lastFrame_ = to;
+  if (flushed_.lsn > to.lsn || flushed_.page > to.page) flushed_ = flushedFrame_ = to;
+  {
+    const std::lock_guard lock(targetMutex_);
+    target_ = to;
+  }
+  if (auto loaded = loadTailPage(to); !loaded) return loaded;
+
+  NodeRecord record = record_;
+  while (!record.history.empty() && record.history.back().firstLsn >= to.lsn && record.history.size() > 1) {
+    record.history.pop_back();
+  }
+  return storeRecord(std::move(record));
+}
+
+Result<void> Store::storeRecord(NodeRecord record) {
+  if (auto stored = NodeRecordFile::store(log_.settings().dir, record); !stored) return stored;
+  record_ = std::move(record);
+  return {};
+}
+
+Result<Pin> Store::fetch(uint64_t page, Access access) {
+  std::unique_lock lock(loadMutex_);
+  while (true) {
+    if (Pin pin = arena_.find(page, access)) return pin;
+    if (!loading_.contains(page)) break;
+    loadDone_.wait(lock);
+  }
+  loading_.insert(page);
+  lock.unlock();
+
+  Error error;
+  Pin pin = arena_.create(page, PageOrigin::loaded);
+  if (!pin) {
+    error = makeError("WALSHIP_ERR_ARENA_BUSY", "no page of the arena can leave at the moment");
+  } else if (auto end = log_.readPage(page, pin.bytes()); !end) {
+    error = end.error();
+    arena_.discard(std::move(pin));
+  } else {
+    arena_.publishLoaded(pin, end.value(), true);
+  }
+
+  lock.lock();
+  loading_.erase(page);
+  loadDone_.notify_all();
+  if (pin) return pin;
+  return error;
+}
+
+Result<uint64_t> Store::pageOf(uint64_t lsn) {
+  {
+    const std::lock_guard lock(recentMutex_);
+    for (auto entry = recent_.rbegin(); entry != recent_.rend(); ++entry) {
+      if (entry->firstLsn <= lsn) return entry->page;
+    }
+  }
+  return log_.pageOf(lsn);
+}
+
+Result<LogPosition> Store::boundary(uint64_t lsn) {
+  auto page = pageOf(lsn);
+  if (!page) return page.error();
+  auto pin = fetch(page.value(), Access::catchUp);
+  if (!pin) return pin.error();
+  const auto header = loadAt<PageHeader>(pin.value().bytes(), 0);
+  const LogPosition found = pin.value().filled() == 0
+                                ? LogPosition{}
+                                : boundaryAt(pin.value().bytes(), pin.value().filled(), lsn);
+  if (found.offset > kPageHeaderBytes) return found;
+  // At the very start of a page the place is written as the end of the page before.
+  if (page.value() == log_.firstPage()) return LogPosition{header.firstLsn, header.parent, 0, page.value(), 0};
+  auto before = fetch(page.value() - 1, Access::catchUp);
+  if (!before) return before.error();
+  return arena_.end(before.value());
+}
+
+void Store::waitForWork(uint32_t timeoutMs) {
+  std::unique_lock lock(targetMutex_);
+  targetMoved_.wait_for(lock, std::chrono::milliseconds(timeoutMs),
+                        [&] { return stopping_ || target_ != written_; });
+}
+
+void Store::stop() {
+  const std::lock_guard lock(targetMutex_);
+  stopping_ = true;
+  targetMoved_.notify_one();
+}
+
+Result<bool> Store::flush() {
+  const std::lock_guard flushing(flushMutex_);
+  const bool due = sync_.mode == SyncMode::everyBatch ||
+                   (sync_.mode == SyncMode::interval &&
+                    monotonicNs() - lastSyncNs_ >= uint64_t{sync_.intervalMs} * 1'000'000);
+  return flushBatch(due);
+}
+
+Result<bool> Store::flushAll() {
+  const std::lock_guard flushing(flushMutex_);
+  while (true) {
+    auto moved = flushBatch(true);
+    if (!moved || !moved.value()) return moved;
+  }
+}
+
+// Invariant: `flushed` is reported only after the sync of the very bytes returned.
+Result<bool> Store::flushBatch(bool syncNow) {
+  LogPosition target;
+  {
+    const std::lock_guard lock(targetMutex_);
+    target = target_;
+  }
+  LogPosition at = written_;
+  size_t bytes = 0;
+  while (at != target && bytes < kBatchBytesMax) {
+    const Pin pin = arena_.find(at.page, Access::flush);
+    WALSHIP_ASSERT(pin);  // unflushed pages do not leave
+    const bool last = at.page == target.page;
+    const uint32_t to = last ? target.offset : geometry().pageBytes;
+    if (to > at.offset) {
+      if (auto written = log_.write(at.page, at.offset, pin.bytes().subspan(at.offset, to - at.offset)); !written) {
+        return written.error();
+      }
+      bytes += to - at.offset;
+    }
+    if (last) {
+      at = target;
+      if (at.offset != 0) lastFrame_ = at;
+    } else {
+      const LogPosition end = arena_.end(pin);
+      lastFrame_ = end;
+      at = {end.lsn, end.headerChecksum, end.epoch, at.page + 1, 0};
+    }
+  }
+  {
+    const std::lock_guard lock(targetMutex_);
+    written_ = at;
+  }
+  if (written_ == flushed_ || !(syncNow || sync_.mode == SyncMode::never)) return false;
+  if (syncNow) {
+    if (auto synced = log_.sync(); !synced) return synced.error();
+    lastSyncNs_ = monotonicNs();
+  }
+  for (uint64_t page = flushed_.page; page <= at.page; ++page) {
+    if (const Pin pin = arena_.find(page, Access::flush)) {
+      arena_.setFlushed(pin, page < at.page ? geometry().pageBytes : at.offset);
+    }
+  }
+  const bool moved = at.lsn > flushed_.lsn;
+  flushed_ = at;
+  flushedFrame_ = lastFrame_;
+  flushedLsn_.store(at.lsn, std::memory_order_release);
+  if (moved) {
+    if (auto marked = log_.mark(flushedFrame_); !marked) return marked.error();
+  }
+  const std::lock_guard lock(recentMutex_);
+  while (recent_.size() > 1 && recent_[0].page < at.page) recent_.pop_front();
+  return moved;
+}
+
+LogPosition Store::lastFlushedFrame() {
+  const std::lock_guard flushing(flushMutex_);
+  return flushedFrame_;
+}
+
+}  // namespace walship

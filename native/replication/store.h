@@ -1,0 +1,115 @@
+// This node's copy of the log: the pages in memory, the pages on disk, and where each of them ends.
+//
+// Threads: the pump owns the received tail (advance, openPage, cut); the flusher calls flush(); reading calls are safe
+// from any thread. The tail page is always in memory and pinned.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+#include <set>
+
+#include "cache/arena.h"
+#include "log/log.h"
+
+namespace walship {
+
+enum class SyncMode : uint8_t { everyBatch, interval, never };
+
+struct SyncSettings {
+  SyncMode mode = SyncMode::everyBatch;
+  uint32_t intervalMs = 10;  // of SyncMode::interval
+};
+
+class Store {
+ public:
+  // Loads the tail page. `arena` and `log` outlive the store.
+  static Result<std::unique_ptr<Store>> open(Arena& arena, Log& log, const LogPosition& tail, const SyncSettings& sync);
+
+  Arena& arena() { return arena_; }
+  Log& log() { return log_; }
+  const Geometry& geometry() const { return log_.geometry(); }
+
+  // ---- the received tail: pump ----
+  const LogPosition& received() const { return received_; }
+  const Pin& tailPage() const { return tail_; }
+  // An empty log without a first page header can still be moved to another start.
+  bool empty() const { return received_.offset == 0 && received_.page == log_.firstPage(); }
+  // Frames up to `to` stand, checked, in the tail page.
+  void advance(const LogPosition& to);
+  // The tail page is done; `next` (the page after it, pinned) is the new one.
+  void openPage(Pin next);
+  // An empty log takes over the place of the upstream's first page.
+  Result<void> startAt(const LogPosition& position);
+  // Divergence: cuts the log back. Blocks for the disk. Error WALSHIP_ERR_BUSY: somebody holds a page of the tail.
+  Result<void> cut(const LogPosition& to);
+
+  // ---- the epochs ----
+  const NodeRecord& record() const { return record_; }
+  uint64_t epoch() const { return record_.history.empty() ? 0 : record_.history.back().epoch; }
+  Result<void> storeRecord(NodeRecord record);
+
+  // ---- any thread ----
+  uint64_t receivedLsn() const { return receivedLsn_.load(std::memory_order_acquire); }
+  uint64_t flushedLsn() const { return flushedLsn_.load(std::memory_order_acquire); }
+  // The page, from memory or disk. Blocks. WALSHIP_ERR_ARENA_BUSY: no page can leave at the moment.
+  Result<Pin> fetch(uint64_t page, Access access);
+  // The page that holds the byte `lsn`, or, at the tail, the tail page.
+  Result<uint64_t> pageOf(uint64_t lsn);
+  // The last place between two frames at or below `lsn`. Blocks.
+  Result<LogPosition> boundary(uint64_t lsn);
+
+  // ---- the flusher ----
+  // Waits until there is something to write or sync, at most `timeoutMs`; stop() ends it.
+  void waitForWork(uint32_t timeoutMs);
+  // Writes and syncs one batch. true: `flushedLsn` moved.
+  Result<bool> flush();
+  // Behind the last frame that is flushed.
+  LogPosition lastFlushedFrame();
+  // Wakes the flusher for good; what is received by then is still flushed by flush().
+  void stop();
+  // Syncs what interval mode left unsynced.
+  Result<bool> flushAll();
+
+ private:
+  Store(Arena& arena, Log& log, const SyncSettings& sync) : arena_(arena), log_(log), sync_(sync) {}
+  Result<void> loadTailPage(const LogPosition& tail);
+  void signalFlusher();
+  Result<bool> flushBatch(bool syncNow);
+
+  Arena& arena_;
+  Log& log_;
+  const SyncSettings sync_;
+  NodeRecord record_;
+
+  LogPosition received_;  // written by the pump; copied for the flusher into target_
+  Pin tail_;
+  std::atomic<uint64_t> receivedLsn_{0};
+  std::atomic<uint64_t> flushedLsn_{0};
+
+  struct PageStart {
+    uint64_t page;
+    uint64_t firstLsn;
+  };
+  std::mutex recentMutex_;
+  std::deque<PageStart> recent_;  // pages not wholly flushed: the log on disk may not know them yet
+
+  std::mutex loadMutex_;
+  std::condition_variable loadDone_;
+  std::set<uint64_t> loading_;
+
+  std::mutex targetMutex_;
+  std::condition_variable targetMoved_;
+  LogPosition target_;
+  bool stopping_ = false;
+
+  std::mutex flushMutex_;   // held through a batch: cut() and the flusher exclude each other
+  LogPosition written_;     // given to the kernel
+  LogPosition lastFrame_;   // the end of the last frame written: as written_, unless a new page has just begun
+  LogPosition flushed_;     // synced
+  LogPosition flushedFrame_;  // lastFrame_ at that sync
+  uint64_t lastSyncNs_ = 0;
+};
+
+}  // namespace walship

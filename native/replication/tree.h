@@ -1,0 +1,75 @@
+// Everything known of the nodes below this one: who they are, and how far they are. Pump thread only.
+#pragma once
+
+#include <algorithm>
+#include <map>
+
+#include "replication/commit_rule.h"
+
+namespace walship {
+
+struct TreeNode {
+  Describe description;
+  Positions positions;
+  const void* via = nullptr;  // the session through which it reports
+  uint64_t heardNs = 0;
+  // For the detection of a stall: when one of its positions last moved.
+  uint64_t movedNs = 0;
+  bool stalled = false;
+};
+
+class Tree {
+ public:
+  // false: too many nodes, or a node that already reports through another session (a cycle, or a doubled node id).
+  bool describe(const Describe& description, const void* via) {
+    auto [entry, isNew] = nodes_.try_emplace(description.nodeKey);
+    if (isNew && nodes_.size() > kSubtreeNodesMax - 1) {
+      nodes_.erase(entry);
+      return false;
+    }
+    if (!isNew && entry->second.via != via) return false;
+    entry->second.description = description;
+    entry->second.via = via;
+    ++version_;
+    return true;
+  }
+  // false: a node nobody has described.
+  bool update(const AckEntry& entry, const void* via, uint64_t nowNs) {
+    const auto found = nodes_.find(entry.nodeKey);
+    if (found == nodes_.end() || found->second.via != via) return false;
+    TreeNode& node = found->second;
+    if (node.positions != entry.positions || node.movedNs == 0) node.movedNs = nowNs;
+    node.positions = entry.positions;
+    node.heardNs = nowNs;
+    return true;
+  }
+  // An Ack names every node of the subtree: those it no longer names have left.
+  void keepOnly(const std::vector<AckEntry>& entries, const void* via) {
+    const size_t gone = std::erase_if(nodes_, [&](const auto& item) {
+      return item.second.via == via && std::none_of(entries.begin(), entries.end(), [&](const AckEntry& entry) {
+               return entry.nodeKey == item.first;
+             });
+    });
+    if (gone > 0) ++version_;
+  }
+  void dropVia(const void* via) {
+    if (std::erase_if(nodes_, [&](const auto& item) { return item.second.via == via; }) > 0) ++version_;
+  }
+
+  std::map<uint64_t, TreeNode>& nodes() { return nodes_; }
+  const std::map<uint64_t, TreeNode>& nodes() const { return nodes_; }
+  uint64_t version() const { return version_; }  // grows when nodes come, go or describe themselves anew
+
+  std::vector<StandbyPositions> positions() const {
+    std::vector<StandbyPositions> all;
+    all.reserve(nodes_.size());
+    for (const auto& [key, node] : nodes_) all.push_back({key, node.positions});
+    return all;
+  }
+
+ private:
+  std::map<uint64_t, TreeNode> nodes_;
+  uint64_t version_ = 1;
+};
+
+}  // namespace walship

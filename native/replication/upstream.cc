@@ -1,0 +1,243 @@
+#include "replication/upstream.h"
+
+#include "base/checksum.h"
+#include "base/clock.h"
+
+namespace walship {
+
+namespace {
+constexpr size_t kUnsentMax = 256;
+constexpr uint32_t kCutsMax = 64;  // an upstream that goes on asking for cuts is not worth following
+}  // namespace
+
+UpstreamSession::UpstreamSession(SessionHost& host, std::unique_ptr<Link> link, std::string node)
+    : host_(host), node_(std::move(node)), heardNs_(monotonicNs()), link_(std::move(link)) {
+  link_->setHandler(this);
+  offer();
+}
+
+UpstreamSession::~UpstreamSession() {
+  link_.reset();
+  while (!ahead_.empty()) {
+    host_.store().arena().discard(std::move(ahead_.back().pin));
+    ahead_.pop_back();
+  }
+}
+
+void UpstreamSession::end(Error error) {
+  if (!ended_) ended_ = std::move(error);
+}
+
+void UpstreamSession::say(Buffer message) {
+  if (unsent_.empty() && link_->send(message)) return;
+  if (unsent_.size() >= kUnsentMax) return end(makeError("WALSHIP_ERR_LINK_BROKEN", "the upstream takes no messages"));
+  unsent_.push_back(std::move(message));
+}
+
+bool UpstreamSession::step(uint64_t nowNs) {
+  if (ended_) return false;
+  const auto& settings = host_.settings();
+  if (nowNs > heardNs_ && nowNs - heardNs_ > uint64_t{settings.linkTimeoutMs} * 1'000'000) {
+    end(makeError("WALSHIP_ERR_LINK_TIMEOUT",
+                  "nothing heard from '" + node_ + "' for " + std::to_string(settings.linkTimeoutMs) + " ms"));
+    return false;
+  }
+  while (!unsent_.empty() && link_->send(unsent_.front())) unsent_.pop_front();
+  if (state_ != State::streaming) return false;
+  grantPages();
+  const bool ack = (ackDue_ && unsent_.empty()) || nowNs - ackSentNs_ >= uint64_t{settings.heartbeatMs} * 1'000'000;
+  if (ack) acknowledge(nowNs);
+  return ack;
+}
+
+void UpstreamSession::offer() {
+  Store& store = host_.store();
+  const NodeRecord& record = store.record();
+  Offer mine;
+  mine.hasLog = !store.empty();
+  mine.tail = offered_ = store.received();
+  // An unbegun page is the end of the page before, which the upstream may still be writing.
+  mine.promisedEpoch = record.promisedEpoch;
+  mine.committedLsn = host_.committedLsn();
+  mine.pageBytes = store.geometry().pageBytes;
+  mine.segmentPages = store.geometry().segmentPages;
+  mine.history = record.history;
+  state_ = State::offering;
+  say(encode(mine));
+}
+
+void UpstreamSession::onMessage(Bytes bytes) {
+  if (ended_) return;
+  heardNs_ = monotonicNs();
+  auto decoded = decodeMessage(bytes);
+  if (!decoded) return end(decoded.error());
+  if (auto* answer = std::get_if<Answer>(&decoded.value()); answer != nullptr && state_ == State::offering) {
+    take(*answer);
+  } else if (auto* heartbeat = std::get_if<Heartbeat>(&decoded.value());
+             heartbeat != nullptr && state_ == State::streaming) {
+    echoNs_ = heartbeat->sentNs;
+    heard(heartbeat->epoch, heartbeat->committedLsn, heartbeat->tailLsn);
+  } else {
+    end(makeError("WALSHIP_ERR_LINK_PROTOCOL", "a message that does not belong here"));
+  }
+}
+
+bool UpstreamSession::heard(uint64_t epoch, uint64_t committedLsn, uint64_t tailLsn) {
+  const uint64_t promised = host_.store().record().promisedEpoch;
+  if (epoch < promised || epoch < epoch_) {
+    end(makeError("WALSHIP_ERR_EPOCH", "'" + node_ + "' is in epoch " + std::to_string(epoch) + ", this node has promised epoch " +
+                                           std::to_string(std::max(promised, epoch_))));
+    return false;
+  }
+  epoch_ = epoch;
+  host_.heardFromUpstream(epoch, committedLsn, tailLsn);
+  return true;
+}
+
+// ---- the hand-shake ----
+
+void UpstreamSession::take(const Answer& answer) {
+  Store& store = host_.store();
+  if (answer.kind == AnswerKind::refuse) {
+    // Codes travel as text; the ones that callers act on are named here.
+    const char* code = "WALSHIP_ERR_REFUSED";
+    for (const char* known : {"WALSHIP_ERR_EPOCH", "WALSHIP_ERR_GEOMETRY", "WALSHIP_ERR_UPSTREAM_BEHIND",
+                              "WALSHIP_ERR_TOO_FAR_BEHIND", "WALSHIP_ERR_LOG_CORRUPT"}) {
+      if (answer.code == known) code = known;
+    }
+    return end(makeError(code, "'" + node_ + "' refused: " + answer.message));
+  }
+  if (!heard(answer.epoch, answer.committedLsn, answer.start.lsn)) return;
+  if (answer.kind == AnswerKind::cut) return cutTo(answer.start.lsn);
+
+  if (store.empty() && answer.start != offered_) {
+    const bool possible = answer.start.offset == 0 && answer.start.page >= offered_.page;
+    if (!possible) return end(makeError("WALSHIP_ERR_LINK_PROTOCOL", "a start that an empty log cannot take"));
+    if (auto started = store.startAt(answer.start); !started) return end(started.error());
+  } else if (answer.start != offered_) {
+    return end(makeError("WALSHIP_ERR_LINK_PROTOCOL", "a start that was not offered"));
+  }
+  // The upstream's history is the authority up to where the logs agree.
+  NodeRecord record = store.record();
+  EpochHistory history;
+  for (const EpochStart& start : answer.history) {
+    if (start.firstLsn <= store.received().lsn) history.push_back(start);
+  }
+  if (history != record.history) {
+    record.history = std::move(history);
+    if (auto stored = store.storeRecord(std::move(record)); !stored) return end(stored.error());
+  }
+
+  state_ = State::streaming;
+  tailGrant_ = nextGrant_++;
+  const LogPosition& tail = store.received();
+  link_->expect(tailGrant_, store.tailPage().data(), tail.offset, store.geometry().pageBytes);
+  std::vector<Grant> grants{{tailGrant_, tail.page, tail.offset, link_->remotePage(store.tailPage().data())}};
+  say(encode(grants));
+  ackDue_ = true;
+  host_.event("upstream-up", node_, {});
+}
+
+void UpstreamSession::cutTo(uint64_t lsn) {
+  Store& store = host_.store();
+  const LogPosition from = store.received();
+  if (++cuts_ > kCutsMax || lsn >= from.lsn + (from.offset == 0 ? 1 : 0)) {
+    return end(makeError("WALSHIP_ERR_LINK_PROTOCOL", "'" + node_ + "' asks for a cut at LSN " + std::to_string(lsn) +
+                                                          " that leads nowhere"));
+  }
+  if (lsn < host_.committedLsn()) {
+    return end(makeError("WALSHIP_ERR_DIVERGED_COMMITTED",
+                         "'" + node_ + "' agrees with this node's log only up to LSN " + std::to_string(lsn) +
+                             ", but LSN " + std::to_string(host_.committedLsn()) +
+                             " was committed here; nothing is cut: find out which node has the right history"));
+  }
+  auto to = store.boundary(lsn);
+  if (!to) return end(to.error());
+  host_.beforeCut(from, to.value());
+  if (auto cut = store.cut(to.value()); !cut) return end(cut.error());
+  offer();
+}
+
+// ---- receiving ----
+
+void UpstreamSession::grantPages() {
+  Store& store = host_.store();
+  std::vector<Grant> grants;
+  while (ahead_.size() < host_.settings().grantPages) {
+    const uint64_t page = store.received().page + 1 + ahead_.size();
+    Pin pin = store.arena().create(page, PageOrigin::appended);
+    if (!pin) break;
+    const uint32_t id = nextGrant_++;
+    link_->expect(id, pin.data(), 0, store.geometry().pageBytes);
+    grants.push_back({id, page, 0, link_->remotePage(pin.data())});
+    ahead_.push_back({id, std::move(pin)});
+  }
+  if (!grants.empty()) say(encode(grants));
+}
+
+void UpstreamSession::onLanded(uint32_t grantId, uint32_t length) {
+  if (ended_) return;
+  heardNs_ = monotonicNs();
+  Store& store = host_.store();
+  if (grantId != tailGrant_) {
+    if (ahead_.empty() || ahead_.front().id != grantId) {
+      return end(makeError("WALSHIP_ERR_LINK_PROTOCOL", "bytes for another page than the next"));
+    }
+    link_->forget(tailGrant_);
+    tailGrant_ = grantId;
+    Pin next = std::move(ahead_.front().pin);
+    ahead_.pop_front();
+    store.openPage(std::move(next));
+  }
+  const LogPosition from = store.received();
+  auto checked = checkRange(store.tailPage().bytes(), store.geometry(), from, from.offset + length);
+  if (!checked) {
+    Error error = checked.error();
+    error.message = "what '" + node_ + "' shipped at LSN " + std::to_string(from.lsn) + " is not the next frame: " + error.message;
+    return end(std::move(error));
+  }
+  if (checked.value().epoch > epoch_) {
+    return end(makeError("WALSHIP_ERR_EPOCH", "a frame of epoch " + std::to_string(checked.value().epoch) +
+                                                  " in a session of epoch " + std::to_string(epoch_)));
+  }
+  if (checked.value().epoch > store.epoch() && !noteEpochs(from, checked.value())) return;
+  store.advance(checked.value());
+  ackDue_ = true;
+}
+
+bool UpstreamSession::noteEpochs(const LogPosition& from, const LogPosition& to) {
+  Store& store = host_.store();
+  NodeRecord record = store.record();
+  forEachFrame(store.tailPage().bytes(), from.offset, to.offset, [&](const FrameHeader& header, Bytes) {
+    if (record.history.empty() || header.epoch > record.history.back().epoch) {
+      record.history.push_back({header.epoch, header.lsn});
+    }
+    return true;
+  });
+  if (auto stored = store.storeRecord(std::move(record)); !stored) {
+    end(stored.error());
+    return false;
+  }
+  return true;
+}
+
+void UpstreamSession::acknowledge(uint64_t nowNs) {
+  Store& store = host_.store();
+  const Tree& tree = host_.tree();
+  if (describedVersion_ != tree.version()) {
+    describedVersion_ = tree.version();
+    const Rail rail = link_->rail();
+    say(encode(Describe{host_.nodeKey(), keyOf(node_), host_.nodeId(), rail.transport, rail.device, rail.local, rail.remote}));
+    for (const auto& [key, node] : tree.nodes()) say(encode(node.description));
+  }
+  Ack ack;
+  ack.echoNs = std::exchange(echoNs_, 0);
+  const uint64_t flushed = store.flushedLsn();
+  ack.entries.push_back({host_.nodeKey(), {std::max(store.receivedLsn(), flushed), flushed, host_.appliedLsn()}});
+  for (const auto& [key, node] : tree.nodes()) ack.entries.push_back({key, node.positions});
+  say(encode(ack));
+  ackDue_ = false;
+  ackSentNs_ = nowNs;
+}
+
+}  // namespace walship

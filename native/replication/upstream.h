@@ -1,0 +1,72 @@
+// The session with this node's upstream: offers where the log ends, grants pages, takes what lands in them, checks it,
+// and acknowledges. Pump thread only.
+//
+// Ownership: a granted page is pinned until it is the tail page or the session ends; the pins outlive the link, whose
+// destruction is what keeps late bytes of the peer out of reused pages.
+#pragma once
+
+#include <deque>
+#include <optional>
+
+#include "replication/host.h"
+
+namespace walship {
+
+class UpstreamSession final : public LinkHandler {
+ public:
+  UpstreamSession(SessionHost& host, std::unique_ptr<Link> link, std::string node);
+  ~UpstreamSession();
+
+  bool step(uint64_t nowNs);
+  // A position of this node or of its subtree moved: the next step() acknowledges.
+  void positionsMoved() { ackDue_ = true; }
+  void end(Error error);
+
+  Link& link() { return *link_; }
+  const std::string& node() const { return node_; }
+  const std::optional<Error>& ended() const { return ended_; }
+  bool streaming() const { return state_ == State::streaming; }
+  bool polledBusy = false;  // the pump's note: the last poll() found something
+
+  void onLanded(uint32_t grantId, uint32_t length) override;
+  void onMessage(Bytes message) override;
+  void onShipped(uint64_t) override {}
+  void onDown(const Error& error) override { end(error); }
+
+ private:
+  enum class State : uint8_t { offering, streaming };
+  struct Granted {
+    uint32_t id;
+    Pin pin;
+  };
+
+  void offer();
+  void take(const Answer& answer);
+  void cutTo(uint64_t lsn);
+  void grantPages();
+  void acknowledge(uint64_t nowNs);
+  bool heard(uint64_t epoch, uint64_t committedLsn, uint64_t tailLsn);
+  bool noteEpochs(const LogPosition& from, const LogPosition& to);
+  void say(Buffer message);
+
+  SessionHost& host_;
+  const std::string node_;
+  std::optional<Error> ended_;
+  State state_ = State::offering;
+  LogPosition offered_;
+  uint32_t cuts_ = 0;
+  uint64_t epoch_ = 0;  // the upstream's
+
+  uint32_t tailGrant_ = 0;       // id of the grant of the tail page
+  uint32_t nextGrant_ = 1;
+  std::deque<Granted> ahead_;    // granted pages behind the tail page, in page order
+  std::deque<Buffer> unsent_;
+  bool ackDue_ = true;
+  uint64_t ackSentNs_ = 0;
+  uint64_t echoNs_ = 0;
+  uint64_t heardNs_ = 0;
+  uint64_t describedVersion_ = 0;
+  std::unique_ptr<Link> link_;   // last: destroyed first
+};
+
+}  // namespace walship
