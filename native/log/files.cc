@@ -143,6 +143,10 @@ Result<uint64_t> sizeOf(const std::string& file) {
   return static_cast<uint64_t>(found.st_size);
 }
 
+Error StateFile::damaged(const std::string& what, int64_t offset) const {
+  return fileError("WALSHIP_ERR_LOG_CORRUPT", path() + " is damaged: " + what + "; " + remedy, path(), offset);
+}
+
 Result<std::optional<std::vector<std::byte>>> StateFile::load() const {
   using Payload = std::optional<std::vector<std::byte>>;
   const std::string file = path();
@@ -152,12 +156,8 @@ Result<std::optional<std::vector<std::byte>>> StateFile::load() const {
     return ioError("cannot look at", errno, file);
   }
   const auto size = static_cast<uint64_t>(found.st_size);
-  const auto corrupt = [&](const std::string& what, int64_t offset) {
-    return fileError("WALSHIP_ERR_LOG_CORRUPT",
-                     file + " is damaged: " + what + "; restore this node from another one", file, offset);
-  };
   if (size < sizeof(StateHeader) || size > sizeof(StateHeader) + payloadBytesMax) {
-    return corrupt("it has " + std::to_string(size) + " bytes", 0);
+    return damaged("it has " + std::to_string(size) + " bytes", 0);
   }
   auto fd = openFile(file, O_RDONLY);
   if (!fd) return fd.error();
@@ -165,16 +165,16 @@ Result<std::optional<std::vector<std::byte>>> StateFile::load() const {
   if (auto read = readAt(fd.value().get(), bytes, 0, file); !read) return read.error();
   const auto header = loadAt<StateHeader>(bytes, 0);
   const Bytes payload = Bytes(bytes).subspan(sizeof header);
-  if (header.magic != magic) return corrupt("the magic number is wrong", 0);
+  if (header.magic != magic) return damaged("the magic number is wrong", 0);
   if (header.version != kFormatVersion) {
-    return corrupt("it has format version " + std::to_string(header.version) + ", this walship reads version " +
+    return damaged("it has format version " + std::to_string(header.version) + ", this walship reads version " +
                        std::to_string(kFormatVersion),
                    offsetof(StateHeader, version));
   }
   if (header.reserved != 0 || header.payloadBytes != payload.size()) {
-    return corrupt("its length does not match", offsetof(StateHeader, payloadBytes));
+    return damaged("its length does not match", offsetof(StateHeader, payloadBytes));
   }
-  if (header.payloadChecksum != checksum(payload)) return corrupt("the checksum does not match", sizeof header);
+  if (header.payloadChecksum != checksum(payload)) return damaged("the checksum does not match", sizeof header);
   return Payload(std::vector<std::byte>(payload.begin(), payload.end()));
 }
 

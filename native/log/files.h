@@ -41,8 +41,10 @@ struct StateFile {
   std::string name;
   uint32_t magic = 0;
   uint32_t payloadBytesMax = 0;
+  std::string remedy;  // what to do when it is damaged
 
   std::string path() const { return dir + "/" + name; }
+  Error damaged(const std::string& what, int64_t offset = 0) const;
   // Empty if there is no such file. WALSHIP_ERR_LOG_CORRUPT if it is not what store() wrote.
   Result<std::optional<std::vector<std::byte>>> load() const;
   Result<void> store(Bytes payload) const;

@@ -11,7 +11,8 @@ namespace {
 constexpr uint32_t kEpochStartsMax = 1u << 20;
 
 StateFile fileIn(const std::string& dir) {
-  return {dir, "epochs", 0x31455357 /* "WSE1" */, 24 + kEpochStartsMax * 16};
+  return {dir, "epochs", 0x31455357 /* "WSE1" */, 24 + kEpochStartsMax * 16,
+          "restore this node from another one with a fresh directory"};
 }
 
 // Where the epoch of history[index] ends.
@@ -44,23 +45,19 @@ Result<NodeRecord> NodeRecordFile::load(const std::string& dir) {
   NodeRecord record;
   if (!loaded.value()) return record;
   FieldReader fields(*loaded.value());
-  const auto corrupt = [&](const std::string& what) {
-    return fileError("WALSHIP_ERR_LOG_CORRUPT",
-                     file.path() + " is damaged: " + what + "; restore this node from another one", file.path(), 0);
-  };
   record.promisedEpoch = fields.take<uint64_t>();
   record.committedLsn = fields.take<uint64_t>();
   const auto count = fields.take<uint64_t>();
-  if (count > kEpochStartsMax) return corrupt("it claims " + std::to_string(count) + " epochs");
+  if (count > kEpochStartsMax) return file.damaged("it claims " + std::to_string(count) + " epochs");
   for (uint64_t index = 0; index < count && !fields.failed(); ++index) {
     const EpochStart start{fields.take<uint64_t>(), fields.take<uint64_t>()};
     if (!record.history.empty() && (start.epoch <= record.history.back().epoch ||
                                     start.firstLsn < record.history.back().firstLsn)) {
-      return corrupt("its epochs are out of order");
+      return file.damaged("its epochs are out of order");
     }
     record.history.push_back(start);
   }
-  if (!fields.complete()) return corrupt("its length does not match");
+  if (!fields.complete()) return file.damaged("its length does not match");
   return record;
 }
 

@@ -1,6 +1,6 @@
 #include "log/log.h"
 
-#include <sys/file.h>
+#include <fcntl.h>
 
 #include <algorithm>
 #include <optional>
@@ -27,9 +27,10 @@ Result<Fd> lockDirectory(const std::string& dir) {
   const std::string file = dir + "/lock";
   auto fd = openFile(file, O_RDWR | O_CREAT);
   if (!fd) return fd;
-  while (::flock(fd.value().get(), LOCK_EX | LOCK_NB) != 0) {
-    if (errno == EINTR) continue;
-    if (errno != EWOULDBLOCK) return ioError("cannot lock", errno, file);
+  struct flock whole {};
+  whole.l_type = F_WRLCK;
+  if (::fcntl(fd.value().get(), F_OFD_SETLK, &whole) != 0) {
+    if (errno != EAGAIN && errno != EACCES) return ioError("cannot lock", errno, file);
     return fileError("WALSHIP_ERR_LOG_LOCKED",
                      dir + " is open in another process (or twice in this one); stop that one, or use another "
                            "directory",

@@ -1,6 +1,6 @@
 // The log on disk: segment files of pages, preallocated and recycled; recovery; trimming and truncation.
 //
-//   DIR/lock                      held (flock) while the log is open
+//   DIR/lock                      held while the log is open
 //   DIR/epochs                    history.h
 //   DIR/readers                   readers.h
 //   DIR/mark                      how far the log is known to be durable: recovery refuses to end below it
