@@ -13,6 +13,7 @@ Napi::Function NativeEngine::define(Napi::Env env) {
                       InstanceMethod<&NativeEngine::promote>("promote"),
                       InstanceMethod<&NativeEngine::promise>("promise"),
                       InstanceMethod<&NativeEngine::follow>("follow"),
+                      InstanceMethod<&NativeEngine::forgetReader>("forgetReader"),
                       InstanceMethod<&NativeEngine::close>("close"),
                       InstanceMethod<&NativeEngine::setApplied>("setApplied"),
                       InstanceMethod<&NativeEngine::setCommitRule>("setCommitRule"),
@@ -30,22 +31,32 @@ Napi::Function NativeEngine::define(Napi::Env env) {
 
 NativeEngine::NativeEngine(const Napi::CallbackInfo& info)
     : Napi::ObjectWrap<NativeEngine>(info), core_(*info[0].As<Napi::External<std::shared_ptr<Core>>>().Data()) {
-  info.Env().AddCleanupHook([](Core* core) { core->shutDown(); }, core_.get());
+  // The net under close(): the environment ends. Errors have nobody to go to then.
+  info.Env().AddCleanupHook([core = std::weak_ptr<Core>(core_)] {
+    if (const auto live = core.lock()) {
+      live->down_.store(true);
+      static_cast<void>(live->shutDown());
+    }
+  });
 }
 
-NativeEngine::~NativeEngine() { core_->shutDown(); }
+NativeEngine::~NativeEngine() {
+  core_->down_.store(true);
+  static_cast<void>(core_->shutDown());
+}
 
 // Called from the pump. One call is on its way at a time: JavaScript reads everything new when it comes.
 void Core::notify() {
   if (called_.exchange(true, std::memory_order_acq_rel)) return;
-  callback_.NonBlockingCall(this, [](Napi::Env env, Napi::Function wake, Core* core) {
+  callback_.NonBlockingCall([core = shared_from_this()](Napi::Env env, Napi::Function wake) {
     core->called_.store(false, std::memory_order_release);
-    if (env != nullptr) wake.Call({});
+    if (env != nullptr && !core->down_.load()) wake.Call({});
   });
 }
 
 Result<void> Core::shutDown() {
-  if (!engine_ || down_.exchange(true)) return {};
+  const std::unique_lock lock(closing_);
+  if (!engine_ || std::exchange(shut_, true)) return {};
   auto outcome = engine_->close();
   callback_.Release();
   return outcome;
@@ -145,11 +156,21 @@ Napi::Value NativeEngine::follow(const Napi::CallbackInfo& info) {
   return lsnTask(info.Env(), [target = targetFrom(info[0])](Engine& engine) { return engine.follow(target); });
 }
 
+Napi::Value NativeEngine::forgetReader(const Napi::CallbackInfo& info) {
+  return Task<bool>::run(
+      info.Env(),
+      core_->guarded<bool>([node = info[0].ToString().Utf8Value()](Engine& engine) -> Result<bool> {
+        if (auto removed = engine.forgetReader(node); !removed) return removed.error();
+        return true;
+      }),
+      [](Napi::Env inner, bool&) -> Napi::Value { return inner.Undefined(); }, Value());
+}
+
 Napi::Value NativeEngine::close(const Napi::CallbackInfo& info) {
+  core_->down_.store(true);
   return Task<bool>::run(
       info.Env(),
       [core = core_]() -> Result<bool> {
-        const std::unique_lock lock(core->closing_);  // waits for the tasks that still use the engine
         if (auto closed = core->shutDown(); !closed) return closed.error();
         return true;
       },
@@ -175,6 +196,15 @@ Napi::Value NativeEngine::status(const Napi::CallbackInfo& info) {
   log.Set("firstLsn", toJs(env, engine.log().firstLsn()));
   log.Set("bytesOnDisk", static_cast<double>(engine.log().bytesOnDisk()));
   log.Set("segments", static_cast<double>(engine.log().segments().size()));
+  Napi::Array readers = Napi::Array::New(env);
+  for (const RegisteredReader& reader : engine.readers().list()) {
+    Napi::Object entry = Napi::Object::New(env);
+    entry.Set("name", reader.name);
+    entry.Set("lsn", toJs(env, reader.lsn));
+    entry.Set("lastSeenMs", static_cast<double>(reader.lastSeenWallUs) / 1000);
+    readers.Set(readers.Length(), entry);
+  }
+  log.Set("readers", readers);
   out.Set("log", log);
   Napi::Object arena = Napi::Object::New(env);
   const ArenaCounters counters = engine.arena().counters();

@@ -11,16 +11,16 @@ namespace walship::addon {
 
 // What a NativeEngine object, the memory views handed to JavaScript and running tasks share. Its life does not hang on
 // garbage collection: close() or the environment's end shuts the engine down.
-struct Core {
+struct Core : std::enable_shared_from_this<Core> {
   void notify();
-  Result<void> shutDown();  // idempotent
+  Result<void> shutDown();  // idempotent; waits for the tasks that still use the engine
 
   // A task that runs on a pool thread, with the engine kept open meanwhile.
   template <class T>
   std::function<Result<T>()> guarded(std::function<Result<T>(Engine&)> work) {
     return [this, work = std::move(work)]() -> Result<T> {
       const std::shared_lock lock(closing_);
-      if (down_.load()) return makeError("WALSHIP_ERR_CLOSED", "the engine is closed");
+      if (shut_) return makeError("WALSHIP_ERR_CLOSED", "the engine is closed");
       return work(*engine_);
     };
   }
@@ -28,8 +28,9 @@ struct Core {
   std::unique_ptr<Engine> engine_;
   Napi::ThreadSafeFunction callback_;
   std::atomic<bool> called_{false};
-  std::atomic<bool> down_{false};
+  std::atomic<bool> down_{false};  // set on the JavaScript thread before anything is closed: no call is let in any more
   std::shared_mutex closing_;
+  bool shut_ = false;  // guarded by closing_
 };
 
 Napi::Value openEngine(const Napi::CallbackInfo& info);
@@ -50,6 +51,7 @@ class NativeEngine final : public Napi::ObjectWrap<NativeEngine> {
   Napi::Value promote(const Napi::CallbackInfo& info);
   Napi::Value promise(const Napi::CallbackInfo& info);
   Napi::Value follow(const Napi::CallbackInfo& info);
+  Napi::Value forgetReader(const Napi::CallbackInfo& info);
   Napi::Value close(const Napi::CallbackInfo& info);
   void setApplied(const Napi::CallbackInfo& info);
   void setCommitRule(const Napi::CallbackInfo& info);

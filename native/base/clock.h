@@ -14,6 +14,9 @@ inline uint64_t readClock(clockid_t id) {
 }
 
 inline uint64_t monotonicNs() { return readClock(CLOCK_MONOTONIC); }
+// How long ago `thenNs` was. Threads read the clock at different moments: a time ahead of `nowNs` is now.
+constexpr uint64_t elapsedNs(uint64_t thenNs, uint64_t nowNs) { return nowNs > thenNs ? nowNs - thenNs : 0; }
+
 inline uint64_t wallUs() { return readClock(CLOCK_REALTIME) / 1000; }
 
 }  // namespace walship

@@ -2,10 +2,6 @@
 
 namespace walship {
 
-namespace {
-constexpr const char* kAccepted = "connection-refused";
-}
-
 Result<std::unique_ptr<Engine>> Engine::open(EngineSettings settings, std::function<void()> notify) {
   std::unique_ptr<Engine> engine(new Engine(std::move(settings)));
   EngineSettings& set = engine->settings_;
@@ -31,6 +27,8 @@ Result<std::unique_ptr<Engine>> Engine::open(EngineSettings settings, std::funct
   auto log = Log::open(set.log, &engine->recovery_);
   if (!log) return log.error();
   engine->log_ = log.take();
+  engine->readers_ = std::make_unique<ReaderRegistry>(set.log.dir);
+  if (auto loaded = engine->readers_->load(); !loaded) return loaded.error();
   auto store = Store::open(*engine->arena_, *engine->log_, engine->recovery_.tail, set.sync);
   if (!store) return store.error();
   engine->store_ = store.take();
@@ -75,7 +73,7 @@ Result<std::unique_ptr<Engine>> Engine::open(EngineSettings settings, std::funct
           pumpRef.post([&pumpRef, box] { pumpRef.adoptDownstream(std::move(*box)); });
         },
         [&pumpRef](const std::string& from, const Error& error) {
-          pumpRef.newEvent({kAccepted, from, error.code, error.message, 0});
+          pumpRef.newEvent({"connection-refused", from, error.code, error.message, 0});
         });
     if (!listener) return listener.error();
     engine->listener_ = listener.take();
@@ -106,17 +104,30 @@ Result<void> Engine::close() {
   } else {
     pump_.reset();
   }
+  readers_.reset();
   log_.reset();
   device_.reset();
   arena_.reset();
   return outcome;
 }
 
+// On the flusher. A trim that fails is tried again a second later; nothing is lost meanwhile.
 void Engine::retain() {
-  uint64_t slowest = UINT64_MAX;
-  for (const auto& [node, lsn] : pump_->readers()) slowest = std::min(slowest, lsn);
-  static_cast<void>(slowest);
+  const auto problem = [&](const Error& error) {
+    pump_->newEvent({"storage-problem", settings_.nodeId, error.code, error.message, 0});
+  };
+  for (const auto& [node, lsn] : pump_->readers()) {
+    if (auto noted = readers_->set(node, lsn); !noted) return problem(noted.error());
+  }
+  const auto slowest = readers_->slowest();
+  const uint64_t keepFrom =
+      retentionLsn(store_->flushedLsn(), settings_.log, slowest ? slowest->lsn : kNoReader);
+  if (keepFrom <= log_->firstLsn()) return;
+  if (auto stored = readers_->store(); !stored) return problem(stored.error());
+  if (auto trimmed = log_->trimBelow(keepFrom); !trimmed) problem(trimmed.error());
 }
+
+Result<void> Engine::forgetReader(const std::string& node) { return readers_->remove(node); }
 
 Result<uint64_t> Engine::append(Bytes bytes) {
   auto end = pump_->appender().append(bytes);

@@ -8,6 +8,7 @@
 #include "engine/loader.h"
 #include "engine/pump.h"
 #include "engine/settings.h"
+#include "log/readers.h"
 
 namespace walship {
 
@@ -43,6 +44,9 @@ class Engine {
   Result<uint64_t> promote(uint64_t epoch);
   Result<uint64_t> promise(uint64_t epoch);
   Result<uint64_t> follow(std::optional<ConnectTarget> target);  // none: stay alone as a standby
+  // A standby that is gone for good: nothing is kept for it any more.
+  Result<void> forgetReader(const std::string& node);
+  ReaderRegistry& readers() { return *readers_; }
   Result<void> close();
 
  private:
@@ -57,6 +61,7 @@ class Engine {
   std::unique_ptr<Arena> arena_;
   std::shared_ptr<Device> device_;
   std::unique_ptr<Log> log_;
+  std::unique_ptr<ReaderRegistry> readers_;
   std::unique_ptr<Store> store_;
   std::unique_ptr<Pump> pump_;
   std::unique_ptr<Loader> loader_;

@@ -503,7 +503,7 @@ uint64_t Pump::lagNs(uint64_t lsn, uint64_t nowNs) const {
   // The first sample not reached yet tells since when the node has been behind.
   const auto late = std::upper_bound(madeSamples_.begin(), madeSamples_.end(), lsn,
                                      [](uint64_t value, const Sample& sample) { return value < sample.lsn; });
-  return late == madeSamples_.end() ? 0 : nowNs - late->ns;
+  return late == madeSamples_.end() ? 0 : elapsedNs(late->ns, nowNs);
 }
 
 void Pump::tick(uint64_t nowNs) {
@@ -522,7 +522,7 @@ void Pump::watchStalls(uint64_t nowNs) {
   for (auto& [key, node] : tree_.nodes()) {
     const bool behind = node.positions.received < tail || node.positions.applied < node.positions.received;
     if (!behind) node.movedNs = nowNs;
-    const bool stalled = behind && node.movedNs != 0 && nowNs - node.movedNs > uint64_t{settings_.stallMs} * kMs;
+    const bool stalled = behind && node.movedNs != 0 && elapsedNs(node.movedNs, nowNs) > uint64_t{settings_.stallMs} * kMs;
     if (stalled != node.stalled) {
       node.stalled = stalled;
       event(stalled ? "stalled" : "moving", node.description.node, {});
@@ -533,7 +533,7 @@ void Pump::watchStalls(uint64_t nowNs) {
 void Pump::watchRule(uint64_t nowNs) {
   const uint64_t end = store_.receivedLsn();
   if (committed_ >= end) commitMovedNs_ = nowNs;
-  const bool failing = nowNs - commitMovedNs_ > uint64_t{settings_.ruleMs} * kMs;
+  const bool failing = elapsedNs(commitMovedNs_, nowNs) > uint64_t{settings_.ruleMs} * kMs;
   if (failing == ruleFailing_) return;
   ruleFailing_ = failing;
   const Error why = failing ? makeError("WALSHIP_ERR_COMMIT_RULE",
@@ -564,11 +564,11 @@ void Pump::renewSnapshot(uint64_t nowNs) {
       parent = found != tree_.nodes().end() ? found->second.description.node : "?";
     }
     fresh.nodes.push_back({who.node, parent, node.positions, tail - std::min(tail, node.positions.received),
-                           lagNs(node.positions.received, nowNs) / kMs, (nowNs - node.heardNs) / kMs, node.stalled,
+                           lagNs(node.positions.received, nowNs) / kMs, elapsedNs(node.heardNs, nowNs) / kMs, node.stalled,
                            Rail{who.transport, who.device, who.local, who.remote, 0}});
   }
   fresh.upstreamTailLsn = upstreamTailLsn_;
-  fresh.upstreamHeardMsAgo = upstreamHeardNs_ == 0 ? 0 : (nowNs - upstreamHeardNs_) / kMs;
+  fresh.upstreamHeardMsAgo = upstreamHeardNs_ == 0 ? 0 : elapsedNs(upstreamHeardNs_, nowNs) / kMs;
   fresh.heardEpoch = heardEpoch_;
   fresh.ruleFailing = ruleFailing_;
   const std::lock_guard lock(statusMutex_);

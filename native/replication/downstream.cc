@@ -31,7 +31,7 @@ void DownstreamSession::say(Buffer message) {
 bool DownstreamSession::step(uint64_t nowNs) {
   if (ended_) return false;
   const auto& settings = host_.settings();
-  if (nowNs - heardNs_ > uint64_t{settings.linkTimeoutMs} * 1'000'000 && nowNs > heardNs_) {
+  if (elapsedNs(heardNs_, nowNs) > uint64_t{settings.linkTimeoutMs} * 1'000'000) {
     end(makeError("WALSHIP_ERR_LINK_TIMEOUT",
                   "nothing heard from '" + node_ + "' for " + std::to_string(settings.linkTimeoutMs) + " ms"));
     return false;

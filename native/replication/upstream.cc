@@ -37,7 +37,7 @@ void UpstreamSession::say(Buffer message) {
 bool UpstreamSession::step(uint64_t nowNs) {
   if (ended_) return false;
   const auto& settings = host_.settings();
-  if (nowNs > heardNs_ && nowNs - heardNs_ > uint64_t{settings.linkTimeoutMs} * 1'000'000) {
+  if (elapsedNs(heardNs_, nowNs) > uint64_t{settings.linkTimeoutMs} * 1'000'000) {
     end(makeError("WALSHIP_ERR_LINK_TIMEOUT",
                   "nothing heard from '" + node_ + "' for " + std::to_string(settings.linkTimeoutMs) + " ms"));
     return false;

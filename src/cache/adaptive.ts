@@ -22,6 +22,10 @@ const liveShareMax = 0.75;
 const liveStep = 1 / 64;
 /** … and any other page that was evicted too early lowers it by this many. */
 const liveDecay = 0.1;
+/** The lag of a live reader that is no longer seen fades by 1/e while the log appends this many arenas of pages. */
+const lagMemory = 2;
+/** A live reader may fall back this much before its pages are taken for read. */
+const lagSlack = 1.1;
 /**
  * Credit is kept down to this many arenas' worth of pages: enough to differ from LRU in every page and to lose the
  * lot once. So misses over any stretch of time, not only since the start, are bounded by LRU's.
@@ -56,6 +60,11 @@ export class AdaptiveQueues extends Queues {
   readonly #creditMax: number;
   #lruMisses = 0;
   #ghostHits = 0;
+  /** Pages appended so far, and how many that were when the page in each slot was. */
+  #appends = 0;
+  readonly #appendOf: Float64Array;
+  /** How many pages behind the head of the log the slowest live reader was seen, fading as the log goes on. */
+  #slowestLag = 0;
 
   // The walk of choose(): where it stands in each list, how long the lists would be by then, and which slots it
   // has listed (those whose mark is this walk's number).
@@ -72,6 +81,7 @@ export class AdaptiveQueues extends Queues {
     this.#shadow = new ShadowLru(slots, this.#lists, listCount);
     this.#moved = new Float64Array(slots);
     this.#mark = new Float64Array(slots);
+    this.#appendOf = new Float64Array(slots);
     this.#fifoTarget = settings.fifoShare * slots;
     this.#creditMax = creditArenas * slots * 100;
   }
@@ -100,9 +110,13 @@ export class AdaptiveQueues extends Queues {
       this.#ghosts.remove(ghost);
     }
     const lruHit = this.#shadow.inserted(slot, page);
-    if (loaded) {
-      if (lruHit) this.#earn(-100);
-      else this.#lruMissed(0);
+    if (!loaded) {
+      this.#appendOf[slot] = ++this.#appends;
+      this.#slowestLag *= 1 - 1 / (lagMemory * this.settings.slots);
+    } else if (lruHit) {
+      this.#earn(-100);
+    } else {
+      this.#lruMissed(0);
     }
     this.#toHead(slot, queue);
   }
@@ -111,6 +125,7 @@ export class AdaptiveQueues extends Queues {
     const lruHit = this.#shadow.accessed(slot, this.pages[slot] as number);
     if (!lruHit) this.#lruMissed(100);
     const queue = this.#lists.listOf(slot);
+    if ((queue & 1) === 0) this.#slowestLag = Math.max(this.#slowestLag, this.#lag(slot));
     if (queue >= appendedLru) {
       this.touched.push(0, slot);
     } else if (inFirstWindow) {
@@ -246,11 +261,11 @@ export class AdaptiveQueues extends Queues {
   /** Pages that LRU no longer holds: evicting them never costs credit. */
   #chooseOrphans(list: VictimList, most: number): void {
     const { orphans } = this.#shadow;
-    // What was read back goes oldest first, and so does what nobody came for in a long time. Of the rest the newest
-    // goes: to hold on to a few until somebody comes for them wins more than to let every one go shortly before.
+    // What was read back goes oldest first, and so does what nobody is likely to come for. Of the rest the newest goes:
+    // to hold on to a few until somebody comes for them wins more than to let every one go shortly before.
     for (const queue of orphanOrder) {
       for (let slot = orphans.oldest(queue); slot >= 0; slot = orphans.newer(slot)) {
-        if (list.count === most || ((queue & 1) === 0 && !this.#shadow.isStale(slot))) break;
+        if (list.count === most || ((queue & 1) === 0 && !this.#isSpent(slot))) break;
         this.#list(list, slot);
       }
     }
@@ -259,6 +274,16 @@ export class AdaptiveQueues extends Queues {
         this.#list(list, slot);
       }
     }
+  }
+
+  /** How many pages the log has appended since the one in `slot`. */
+  #lag(slot: number): number {
+    return this.#appends - (this.#appendOf[slot] as number);
+  }
+
+  /** Whether the slowest live reader has surely read the appended page in `slot`. */
+  #isSpent(slot: number): boolean {
+    return this.#shadow.isStale(slot) || this.#lag(slot) > this.#slowestLag * lagSlack + 1;
   }
 
   /** LRU's own order: to follow it is never a difference. */

@@ -1,0 +1,286 @@
+import { createRequire } from 'node:module';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import type { ArenaPort } from '../cache/keeper.js';
+import { WalshipError } from './errors.js';
+
+/** Settings as the addon reads them: complete and valid, made by `options.ts`. */
+export interface NativeSettings {
+  readonly nodeId: string;
+  readonly cluster: string;
+  readonly secret: string;
+  readonly dir: string;
+  readonly pageBytes: number;
+  readonly segmentPages: number;
+  readonly startLsn: bigint;
+  readonly retainBytes: bigint;
+  readonly retainBytesMax: bigint;
+  readonly spareSegments: number;
+  readonly zeroFill: boolean;
+  readonly syncMode: 'every-batch' | 'interval' | 'never';
+  readonly syncIntervalMs: number;
+  readonly arenaSlots: number;
+  readonly hugePages: boolean;
+  readonly frameBytesMax: number;
+  readonly listen: { readonly host: string; readonly port: number } | undefined;
+  /** Bits: 1 TCP, 2 verbs. */
+  readonly transports: number;
+  readonly verbs: {
+    readonly device: string;
+    readonly port: number;
+    readonly gidIndex: number;
+    readonly address: string;
+    readonly pathMtuBytes: number;
+    readonly retryCount: number;
+    readonly ackTimeoutExponent: number;
+  };
+  readonly setupTimeoutMs: number;
+  readonly reconnectMsMin: number;
+  readonly reconnectMsMax: number;
+  readonly heartbeatMs: number;
+  readonly linkTimeoutMs: number;
+  readonly grantPages: number;
+  readonly readAheadPages: number;
+  readonly rangeBytesMax: number;
+  readonly commitRule: NativeCommitRule;
+  readonly appliedByHand: boolean;
+  readonly stallMs: number;
+  readonly ruleMs: number;
+  readonly completion: 'busy' | 'event' | 'adaptive';
+  readonly spinUs: number;
+  readonly wakeWindowUs: number;
+}
+
+export interface NativeCommitRule {
+  readonly level: 'async' | 'received' | 'flushed' | 'applied';
+  readonly choice: 'any' | 'first';
+  readonly count: number;
+  readonly nodes: readonly string[];
+}
+
+export interface NativeTarget {
+  readonly host: string;
+  readonly port: number;
+  readonly node: string;
+  readonly source: string;
+}
+
+/** Latencies in µs, from log-linear buckets (at most 6 % off). */
+export interface LatencySummary {
+  readonly count: number;
+  readonly p50Us: number;
+  readonly p90Us: number;
+  readonly p99Us: number;
+  readonly p999Us: number;
+  readonly maxUs: number;
+}
+
+/** One network path between two nodes. */
+export interface Rail {
+  readonly transport: '' | 'tcp' | 'verbs';
+  /** `rxe0/1/1` (device/port/GID index) over verbs. */
+  readonly device: string;
+  readonly local: string;
+  readonly remote: string;
+  readonly mtuBytes: number;
+}
+
+export interface LinkStatus {
+  readonly node: string;
+  readonly direction: 'upstream' | 'downstream';
+  readonly streaming: boolean;
+  readonly rail: Rail;
+  /** Page bytes given to the rail, headers of frames and pages included. */
+  readonly shippedBytes: number;
+  readonly shippedRanges: number;
+  readonly landedBytes: number;
+  readonly messagesSent: number;
+  readonly messagesReceived: number;
+  /** Everything sent, the link's own framing included. */
+  readonly wireBytesSent: number;
+  readonly doorbells: number;
+  /** Heartbeat to its acknowledgement; 0 for an upstream link. */
+  readonly roundTripP50Us: number;
+  readonly roundTripP99Us: number;
+}
+
+export interface StandbyStatus {
+  readonly node: string;
+  /** The node it gets its WAL from. */
+  readonly parent: string;
+  readonly received: bigint;
+  readonly flushed: bigint;
+  readonly applied: bigint;
+  readonly lagBytes: number;
+  readonly lagMs: number;
+  readonly heardMsAgo: number;
+  readonly stalled: boolean;
+  readonly rail: Rail;
+}
+
+export interface NativeStatus {
+  readonly links: readonly LinkStatus[];
+  readonly nodes: readonly StandbyStatus[];
+  readonly upstreamTailLsn: bigint;
+  readonly upstreamHeardMsAgo: number;
+  readonly ruleFailing: boolean;
+  readonly storageProblem: string;
+  readonly log: {
+    readonly firstLsn: bigint;
+    readonly bytesOnDisk: number;
+    readonly segments: number;
+    /** Standbys the log is kept for. */
+    readonly readers: readonly { readonly name: string; readonly lsn: bigint; readonly lastSeenMs: number }[];
+  };
+  readonly arena: {
+    readonly slots: number;
+    readonly used: number;
+    readonly hugePages: boolean;
+    readonly loads: number;
+    readonly evictionsFromList: number;
+    readonly evictionsUnlisted: number;
+    readonly starvations: number;
+  };
+  readonly latency: {
+    readonly commit: LatencySummary;
+    readonly flush: LatencySummary;
+    readonly sync: LatencySummary;
+  };
+}
+
+export interface NativeEvent {
+  readonly type: string;
+  readonly node: string;
+  readonly code: string;
+  readonly message: string;
+  readonly lsn: bigint;
+}
+
+export interface NativeChunk {
+  readonly lsn: bigint;
+  readonly bytes: Buffer;
+  readonly continues: boolean;
+}
+
+export interface DriveSettings {
+  readonly appendBytes: number;
+  /** Appends not yet committed at a time; 0: as many as the engine takes. */
+  readonly inFlight: number;
+  readonly seconds: number;
+  readonly appendsMax?: number;
+  readonly warmupAppends: number;
+  /** Poll for the commit instead of sleeping until it comes. */
+  readonly spin: boolean;
+}
+
+export interface DriveResult {
+  readonly appends: number;
+  readonly bytes: number;
+  readonly seconds: number;
+  readonly backPressures: number;
+  readonly endLsn: bigint;
+  readonly commit: LatencySummary;
+}
+
+export interface TracedAccess {
+  readonly atMs: number;
+  readonly page: number;
+  /** a: appended, t: tail read, c: catch-up read, s: scrub. */
+  readonly kind: 'a' | 't' | 'c' | 's';
+}
+
+/** The addon's engine (native/addon/engine.cc). Every method throws an error with a `code` once it is closed. */
+export interface NativeEngine {
+  readonly listenPort: number;
+  readonly verbsProblem: string;
+  readonly recoveryNote: string;
+  readonly recoveryDiscardedBytes: number;
+  readonly hugePages: boolean;
+  readonly arenaSlots: number;
+  readonly appendBytesMax: number;
+  append(bytes: Uint8Array): bigint;
+  /** undefined: nothing there yet; null: on disk, use read(). */
+  tryRead(lsn: bigint, limitLsn: bigint): NativeChunk | undefined | null;
+  read(lsn: bigint, limitLsn: bigint): Promise<NativeChunk | undefined>;
+  promote(epoch: bigint): Promise<bigint>;
+  promise(epoch: bigint): Promise<bigint>;
+  follow(target: NativeTarget | undefined): Promise<bigint>;
+  forgetReader(node: string): Promise<void>;
+  close(): Promise<void>;
+  setApplied(lsn: bigint): void;
+  setCommitRule(rule: NativeCommitRule): void;
+  status(): NativeStatus;
+  drainEvents(): NativeEvent[];
+  counters(): BigUint64Array;
+  referenceBits(): Uint8Array;
+  drainArenaEvents(into: Float64Array): number;
+  slotPages(into: Float64Array): void;
+  offerVictims(slots: Uint32Array, pages: Float64Array, count: number): void;
+  traceAccesses(on: boolean): void;
+  drainTrace(): TracedAccess[];
+  drive(settings: DriveSettings): Promise<DriveResult>;
+}
+
+export interface NativeVerbs {
+  readonly state:
+    | 'built-without'
+    | 'library-absent'
+    | 'symbol-missing'
+    | 'kernel-support-absent'
+    | 'no-device'
+    | 'ready';
+  readonly detail: string;
+  readonly devices: readonly {
+    readonly name: string;
+    readonly problem: string;
+    readonly ports: readonly {
+      readonly port: number;
+      readonly state: string;
+      readonly linkLayer: string;
+      readonly speed: string;
+      readonly mtuBytes: number;
+      readonly gids: readonly {
+        readonly index: number;
+        readonly address: string;
+        readonly type: string;
+        readonly netdev: string;
+      }[];
+    }[];
+  }[];
+}
+
+interface NativeModule {
+  readonly version: string;
+  openEngine(settings: NativeSettings, wake: () => void): Promise<NativeEngine>;
+  verbsCapabilities(): NativeVerbs;
+}
+
+const require = createRequire(import.meta.url);
+const root = join(dirname(fileURLToPath(import.meta.url)), '..', '..');
+
+export const native: NativeModule = (require('bindings') as typeof import('bindings'))({
+  bindings: 'walship',
+  module_root: root,
+}) as NativeModule;
+
+/** An error of the addon as a {@link WalshipError}; anything else as it is. */
+export function fromNative(error: unknown): unknown {
+  if (!(error instanceof Error) || error instanceof WalshipError) return error;
+  const { code, file, offset } = error as Error & { code?: unknown; file?: string; offset?: number };
+  if (typeof code !== 'string' || !code.startsWith('WALSHIP_ERR_')) return error;
+  const place = file === undefined ? '' : ` (${file}${offset === undefined ? '' : ` at offset ${offset}`})`;
+  return new WalshipError(code, error.message + (error.message.includes(file ?? '\0') ? '' : place), {
+    details: { ...(file !== undefined && { file }), ...(offset !== undefined && { offset }) },
+  });
+}
+
+/** The arena of an engine as the cache's keeper wants it. */
+export function arenaPort(engine: NativeEngine): ArenaPort {
+  return {
+    slots: engine.arenaSlots,
+    referenceBits: engine.referenceBits(),
+    drainEvents: (into) => engine.drainArenaEvents(into),
+    slotPages: (into) => engine.slotPages(into),
+    offerVictims: (slots, pages, count) => engine.offerVictims(slots, pages, count),
+  };
+}
