@@ -107,18 +107,28 @@ export class SampledArena implements ArenaPort {
   }
 
   drainEvents(into: Float64Array): number {
-    if (this.#dropped > 0 && this.#ring.length === 0) {
-      into.set([arenaEvent.dropped, 0, this.#dropped]);
-      this.#dropped = 0;
-      return 1;
-    }
     const part = this.#ring.splice(0, into.length);
+    // The loss comes last: the ring was full with what stands before it.
+    if (this.#dropped > 0 && part.length < into.length) {
+      part.push(arenaEvent.dropped, 0, this.#dropped);
+      this.#dropped = 0;
+    }
     into.set(part);
     return part.length / 3;
   }
 
   slotPages(into: Float64Array): void {
     into.set(this.#slots.pageOf);
+  }
+
+  /** The last list of victims. */
+  offered(): { slot: number; page: number }[] {
+    return this.#offer;
+  }
+
+  /** All pages held, by slot. */
+  contents(): { slot: number; page: number }[] {
+    return [...this.#slots.pageOf].map((page, slot) => ({ slot, page })).filter(({ page }) => page >= 0);
   }
 
   offerVictims(slots: Uint32Array, pages: Float64Array, count: number): void {
