@@ -1,38 +1,39 @@
 # Running a command in the lab. Sourced by scripts/softroce after its options are parsed:
 # nodes vms timeoutSeconds memoryMb mtu results environ[] command[].
 #
-# One folder per run, $run, with one folder per VM in it: what the guest is told (plan), what it says (up, status, dmesg,
+# One folder per run, $run, with one folder per VM in it: what the guest is told (plan), what it says (status, dmesg,
 # guest.log), what its serial line said (console), what QEMU said (qemu.log). It is removed at the end.
 
 # How long a guest may take from power-on to the command's start, and from the command's end to power-off. Generous:
 # the machine may be busy with other things, and these only end what hangs.
 readonly kBootSeconds=120 kLeaveSeconds=30
 
-# A bound for the whole run beyond the command's own time.
-hostDeadlineSeconds() { echo $((timeoutSeconds + kLeaveSeconds)); }
-
-declare -A vmOf=() # pid of a running QEMU → number of its VM
-relays=()          # pids that carry the guests' output to ours
-clock=             # pid of the sleep that wakes us at the next deadline
+pids=() # of QEMU, by number of VM
 run=
 
 # Everything a run made goes, however it ends. QEMU holds no state worth a goodbye.
 cleanUp() {
-  local pid
   trap '' INT TERM HUP
-  for pid in "${!vmOf[@]}" $clock; do kill -KILL "$pid" 2>/dev/null || true; done
-  for pid in "${!vmOf[@]}" $clock "${relays[@]}"; do wait "$pid" 2>/dev/null || true; done
+  killVms
   [[ -z $run ]] || rm -rf "$run"
   [[ ! -d ${ownResults:-} ]] || rmdir "$ownResults" 2>/dev/null || say "results are in $ownResults"
 }
 
+killVms() {
+  local pid
+  for pid in "${pids[@]}"; do kill -KILL "$pid" 2>/dev/null || true; done
+  wait "${pids[@]}" 2>/dev/null || true
+}
+
 # A folder for the guests to write to: the caller's, or one of this run's that is kept if there is something in it.
 makeFolders() {
-  local runs=$cache/runs name
+  local runs=$cache/runs name old path
   name=$(date +%Y%m%d-%H%M%S)-$$
   mkdir -p "$runs"
   run=$runs/.$name
   mkdir "$run"
+  # What a run that was killed outright could not remove.
+  for old in "$runs"/.2*; do [[ -e /proc/${old##*-} ]] || rm -rf "$old"; done
   if [[ -z $results ]]; then
     ownResults=$runs/$name
     results=$ownResults
@@ -41,7 +42,6 @@ makeFolders() {
   fi
   mkdir -p "$results" || fail $kUsage "cannot make the results folder $results"
   results=$(cd "$results" && pwd -P)
-  local path
   for path in "$checkout" "$results"; do
     case $path/ in /run/* | /dev/* | /proc/* | /sys/*)
       fail $kUsage "$path cannot be seen in the lab, which has a /run, /dev, /proc and /sys of its own" ;;
@@ -58,24 +58,18 @@ writePlan() {
 # QEMU's option syntax ends a value at a comma, unless doubled.
 value() { printf %s "${1//,/,,}"; }
 
+# Carries the output of VM $1 from standard input to standard output as it comes; ends when its QEMU does.
+# Output that nobody reads any more (`… | head`) is swallowed, for the guest has no SIGPIPE to be told by.
+carry() {
+  if ((vms == 1)); then cat; else sed -u "s/^/[vm$1] /"; fi || exec cat >/dev/null
+}
+
 startVm() {
-  local vm=$1 folder=$run/$1 stream prefix kind=nodes network=(-nic none)
-  writePlan "$vm"
-  for stream in out err; do mkfifo "$folder/$stream"; done
+  local vm=$1 folder=$run/$1 kind=nodes network=(-nic none)
   if ((vms > 1)); then
     kind=vms
-    prefix="[vm$vm] "
-    sed -u "s/^/$prefix/" <"$folder/out" &
-    relays+=($!)
-    sed -u "s/^/$prefix/" <"$folder/err" >&2 &
-    relays+=($!)
     network=(-netdev "tap,id=net,ifname=tap$vm,script=no,downscript=no,vhost=off"
       -device "virtio-net-pci,netdev=net,romfile=,mac=$(printf '02:77:00:00:00:%02x' "$vm"),host_mtu=$mtu")
-  else
-    cat "$folder/out" &
-    relays+=($!)
-    cat "$folder/err" >&2 &
-    relays+=($!)
   fi
   # Nehalem: one of the fastest models under TCG (what has ERMS is half as fast) and enough for every Debian program.
   # Two processors even on one: with one, whoever polls starves whoever it polls for. PDEATHSIG: if this script dies
@@ -96,10 +90,12 @@ cryptomgr.notests log_buf_len=4M walship.network=$kind" \
     -fsdev "local,id=results,path=$(value "$results"),security_model=none,multidevs=remap" \
     -device virtio-9p-pci,fsdev=results,mount_tag=results \
     -device virtio-serial-pci \
-    -chardev "file,id=out,path=$(value "$folder/out")" -device virtserialport,chardev=out,name=out \
-    -chardev "file,id=err,path=$(value "$folder/err")" -device virtserialport,chardev=err,name=err \
-    "${network[@]}" </dev/null >"$folder/qemu.log" 2>&1 &
-  vmOf[$!]=$vm
+    -add-fd fd=7,set=7 -chardev file,id=out,path=/dev/fdset/7,append=on -device virtserialport,chardev=out,name=out \
+    -add-fd fd=8,set=8 -chardev file,id=err,path=/dev/fdset/8,append=on -device virtserialport,chardev=err,name=err \
+    -add-fd fd=9,set=9 -chardev file,id=up,path=/dev/fdset/9,append=on -device virtserialport,chardev=up,name=up \
+    "${network[@]}" </dev/null 9>"$run/events" {reader}<&- {writer}>&- \
+    7> >(carry "$vm") 8> >(carry "$vm" >&2) >"$folder/qemu.log" 2>&1 &
+  pids[vm]=$!
 }
 
 # A network of the VMs' own: a tap each on a bridge. We are in a network namespace that nothing else is in and that
@@ -176,53 +172,45 @@ keepLogs() {
   done
 }
 
-allUp() {
-  local vm
-  for ((vm = 1; vm <= vms; vm++)); do [[ -e $run/$vm/up ]] || return 1; done
-}
-
-# Starts the VMs, waits for them to end, returns the first code that is not 0.
+# Starts the VMs, waits for them to end, returns the first code that is not 0 in the order of their numbers.
 runLab() {
-  local vm done ended first=0 phase=boot
+  local vm ended first=0 hung= reader writer
   trap cleanUp EXIT
   trap 'exit 130' INT
   trap 'exit 143' TERM
   trap 'exit 129' HUP
   makeFolders
   ((vms == 1)) || makeNetwork
+  for ((vm = 1; vm <= vms; vm++)); do writePlan "$vm"; done
+  # The guests say "up" on this pipe. Only the QEMUs and what carries their output hold its writing end: when it reads
+  # as ended, they are gone and all they wrote was passed on.
+  mkfifo "$run/events"
+  exec {writer}<>"$run/events" {reader}<"$run/events"
   for ((vm = 1; vm <= vms; vm++)); do startVm "$vm"; done
-  sleep $kBootSeconds &
-  clock=$!
-  while ((${#vmOf[@]})); do
-    done=
-    wait -n -p done "${!vmOf[@]}" "$clock" || true
-    if [[ $done == "$clock" ]]; then
-      if [[ $phase == boot ]] && allUp; then
-        phase=run
-        sleep "$(hostDeadlineSeconds)" &
-        clock=$!
-        continue
-      fi
-      if [[ $phase == boot ]]; then
-        hung="it did not start the command within $kBootSeconds s"
-      else
-        hung="it neither ended the command nor gave it up within $(hostDeadlineSeconds) s"
-      fi
-      clock=
-      for done in "${!vmOf[@]}"; do kill -KILL "$done" 2>/dev/null || true; done
-      for done in "${!vmOf[@]}"; do wait "$done" 2>/dev/null || true; finish "$done"; done
-      break
-    fi
-    finish "$done"
+  exec {writer}>&-
+  awaitVms "$reader"
+  killVms
+  for ((vm = 1; vm <= vms; vm++)); do
+    judge "$vm"
+    ((first != 0)) || first=$ended
   done
-  for done in "${relays[@]}"; do wait "$done" || true; done
-  relays=()
   return "$first"
 }
 
-# The QEMU with pid $1 is gone.
-finish() {
-  judge "${vmOf[$1]}"
-  unset "vmOf[$1]"
-  ((first != 0)) || first=$ended
+# Returns when all VMs have ended, or sets `hung` to what a VM failed to do in time. Each says "up" when it starts the
+# command.
+awaitVms() {
+  local up=0 word seconds=$kBootSeconds status
+  while true; do
+    status=0
+    read -r -t "$seconds" -u "$1" word || status=$?
+    ((status <= 128)) || break # over time
+    ((status == 0)) || return 0 # the pipe has ended
+    [[ $word != up ]] || ((++up < vms)) || seconds=$((timeoutSeconds + kLeaveSeconds))
+  done
+  if ((up < vms)); then
+    hung="it did not start the command within $seconds s"
+  else
+    hung="it neither ended the command nor gave it up within $seconds s"
+  fi
 }
