@@ -189,7 +189,7 @@ Result<VerbsChoice> chooseRail(const VerbsCapabilities& capabilities, const Verb
       }
       const VerbsGid* best = nullptr;
       for (const VerbsGid& gid : port.gids) {
-        if (gid.type != kRoceV2 || gid.netdev.empty()) continue;
+        if (gid.type != kRoceV2 || gid.netdev.empty() || gid.index > kGidIndexMax) continue;
         if (settings.gidIndex >= 0 && gid.index != settings.gidIndex) continue;
         if (wanted && gid.gid != *wanted) continue;
         if (best == nullptr || rankOf(gid) < rankOf(*best)) best = &gid;

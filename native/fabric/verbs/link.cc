@@ -19,6 +19,8 @@ constexpr uint64_t kSidesEveryNs = 1'000'000;
 constexpr uint32_t kPollsPerClock = 64;
 // Acknowledging an event takes a lock: done for many at once.
 constexpr uint32_t kEventsPerAck = 64;
+// A sleeping receiver is woken at the end of a chain, and on the way by every so many bytes.
+constexpr uint64_t kBytesPerWake = 128u << 10;
 
 }  // namespace
 
@@ -95,7 +97,6 @@ ibv_send_wr* VerbsLink::nextRequest(uint32_t reserve) {
   request.wr_id = queued_;
   request.sg_list = &parts_[index];
   request.num_sge = 1;
-  request.send_flags = IBV_SEND_SOLICITED;
   return &request;
 }
 
@@ -177,11 +178,17 @@ void VerbsLink::flush() {
   if (queued_ == posted_ || down_ || failure_) return;
   const uint32_t depth = queues_.sendDepth;
   // The last of a chain is signalled, so that nothing stays pinned when the link falls idle, and a few on the way.
+  uint64_t unannounced = 0;
   for (uint64_t i = posted_; i < queued_; ++i) {
     ibv_send_wr& request = requests_[i % depth];
     const bool last = i + 1 == queued_;
     request.next = last ? nullptr : &requests_[(i + 1) % depth];
     if (last || i % (depth / 4) == 0) request.send_flags |= IBV_SEND_SIGNALED;
+    unannounced += request.sg_list->length;
+    if (last || unannounced >= kBytesPerWake) {
+      request.send_flags |= IBV_SEND_SOLICITED;
+      unannounced = 0;
+    }
   }
   ibv_send_wr* first = &requests_[posted_ % depth];
   giveCreditsBack(*first);

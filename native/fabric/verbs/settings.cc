@@ -20,7 +20,7 @@ Result<void> validate(const VerbsSettings& settings) {
   };
   const Result<void> checks[] = {
       within("port", settings.port, 0, 255),
-      within("gidIndex", settings.gidIndex, -1, 65535),
+      within("gidIndex", settings.gidIndex, -1, kGidIndexMax),
       within("retryCount", settings.retryCount, 1, 6),
       within("ackTimeoutExponent", settings.ackTimeoutExponent, 8, 20),
       within("rnrRetry", settings.rnrRetry, 0, 6),
