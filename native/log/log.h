@@ -73,8 +73,8 @@ class Log {
   // WALSHIP_ERR_LOG_POSITION otherwise.
   Result<void> startAt(const LogPosition& position);
   // Cuts the log at a frame boundary as positionAt() gives it (WALSHIP_ERR_LOG_POSITION otherwise). Copies what is cut to
-  // DIR/diverged-…, lowers the mark durably, then destroys the header behind the cut, so that no recovery can find the
-  // old tail again. `oldTail`: behind the last frame written.
+  // DIR/diverged-…, lowers the mark durably, then destroys what stands behind the cut, so that no recovery can find
+  // the old tail again. `oldTail`: behind the last frame written.
   Result<void> truncate(const LogPosition& to, const LogPosition& oldTail);
   // Removes (or turns into spares) whole segments that lie below the page holding `lsn`. Gives back the new first LSN.
   Result<uint64_t> trimBelow(uint64_t lsn);

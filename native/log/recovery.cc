@@ -117,7 +117,7 @@ Result<PageWalk> Walker::walkAt(uint64_t page) {
   return walkPage(page_, geometry_, page);
 }
 
-// A position right behind a page header is also the end of the page before, in case the header is gone again.
+// A position right behind a page header is the end of the page before, whether the header is still there or not.
 Result<LogPosition> Walker::endOfPageBefore(const LogPosition& position) {
   auto walked = walkAt(position.page - 1);
   if (!walked) return damaged(position.page - 1, walked.error());
@@ -138,7 +138,7 @@ Result<LogPosition> Walker::reachMark() {
   const LogPosition& wanted = mark_->position;
   auto walked = walkAt(wanted.page);
   if (!walked) {
-    if (wanted.offset <= kPageHeaderBytes && has(wanted.page - 1)) return endOfPageBefore(wanted);
+    if (wanted.offset == kPageHeaderBytes && has(wanted.page - 1)) return endOfPageBefore(wanted);
     return damaged(wanted.page, walked.error());
   }
   const LogPosition& end = walked.value().end;
@@ -157,6 +157,7 @@ Result<LogPosition> Walker::reachMark() {
     problem.offset = wanted.offset;
     return damaged(wanted.page, problem);
   }
+  if (end.offset == kPageHeaderBytes && has(wanted.page - 1)) return endOfPageBefore(wanted);
   cleanEnd_ = walked.value().clean;
   return end;
 }

@@ -18,7 +18,8 @@ constexpr std::string_view kSegmentSuffix = ".wal";
 constexpr std::string_view kSparePrefix = "spare-";
 constexpr std::string_view kDivergedPrefix = "diverged-";
 constexpr std::string_view kUnfinishedSuffix = ".new";
-constexpr std::array<std::string_view, 4> kOwnNames = {"lock", "mark", "epochs", "readers"};
+// The last one is the node's: its administration socket (src/node/admin.ts).
+constexpr std::array<std::string_view, 5> kOwnNames = {"lock", "mark", "epochs", "readers", "walship.sock"};
 
 std::optional<uint64_t> parseNumber(std::string_view text, int base) {
   uint64_t value = 0;

@@ -68,6 +68,15 @@ Result<void> Spares::give(const std::string& file) {
   return {};
 }
 
+Result<void> Spares::clear() {
+  const std::lock_guard lock(mutex_);
+  for (; !ready_.empty(); ready_.pop_front()) {
+    if (auto removed = removeFile(ready_.front()); !removed) return removed;
+  }
+  work_.notify_one();
+  return {};
+}
+
 uint64_t Spares::bytes() const {
   const std::lock_guard lock(mutex_);
   return ready_.size() * settings_.fileBytes;

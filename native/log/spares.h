@@ -35,6 +35,8 @@ class Spares {
   Result<std::string> take();
   // Makes a file that is no longer needed a spare, or removes it if there are enough. The caller syncs the directory.
   Result<void> give(const std::string& file);
+  // Removes all that are ready.
+  Result<void> clear();
   uint64_t bytes() const;
 
  private:
