@@ -3,6 +3,7 @@
 
 #include "addon/convert.h"
 #include "addon/engine.h"
+#include "addon/log.h"
 
 namespace {
 
@@ -16,6 +17,9 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("version", Napi::String::New(env, WALSHIP_VERSION));
   exports.Set("openEngine", Napi::Function::New(env, walship::addon::openEngine));
   exports.Set("verbsCapabilities", Napi::Function::New(env, capabilities));
+  exports.Set("inspectLog", Napi::Function::New(env, walship::addon::inspectLog));
+  exports.Set("verifyLog", Napi::Function::New(env, walship::addon::verifyLog));
+  exports.Set("exportLog", Napi::Function::New(env, walship::addon::exportLog));
   return exports;
 }
 

@@ -190,6 +190,14 @@ Napi::Object toJs(Napi::Env env, const ReadChunk& chunk) {
   return out;
 }
 
+Napi::Object toJs(Napi::Env env, const RegisteredReader& reader) {
+  Napi::Object out = Napi::Object::New(env);
+  out.Set("name", reader.name);
+  out.Set("lsn", toJs(env, reader.lsn));
+  out.Set("lastSeenMs", plain(reader.lastSeenWallUs) / 1000);
+  return out;
+}
+
 Napi::Object toJs(Napi::Env env, const VerbsCapabilities& capabilities) {
   Napi::Object out = Napi::Object::New(env);
   out.Set("state", nameOf(capabilities.state));

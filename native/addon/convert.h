@@ -25,6 +25,7 @@ inline uint64_t toU64(const Napi::Value& value) {
 Napi::Object toJs(Napi::Env env, const StatusSnapshot& snapshot);
 Napi::Object toJs(Napi::Env env, const EngineEvent& event);
 Napi::Object toJs(Napi::Env env, const ReadChunk& chunk);
+Napi::Object toJs(Napi::Env env, const RegisteredReader& reader);
 Napi::Object toJs(Napi::Env env, const VerbsCapabilities& capabilities);
 Napi::Object summaryOf(Napi::Env env, const Histogram& histogram);
 

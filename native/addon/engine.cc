@@ -197,13 +197,7 @@ Napi::Value NativeEngine::status(const Napi::CallbackInfo& info) {
   log.Set("bytesOnDisk", static_cast<double>(engine.log().bytesOnDisk()));
   log.Set("segments", static_cast<double>(engine.log().segments().size()));
   Napi::Array readers = Napi::Array::New(env);
-  for (const RegisteredReader& reader : engine.readers().list()) {
-    Napi::Object entry = Napi::Object::New(env);
-    entry.Set("name", reader.name);
-    entry.Set("lsn", toJs(env, reader.lsn));
-    entry.Set("lastSeenMs", static_cast<double>(reader.lastSeenWallUs) / 1000);
-    readers.Set(readers.Length(), entry);
-  }
+  for (const RegisteredReader& reader : engine.readers().list()) readers.Set(readers.Length(), toJs(env, reader));
   log.Set("readers", readers);
   out.Set("log", log);
   Napi::Object arena = Napi::Object::New(env);

@@ -13,6 +13,7 @@ import {
   type NativeEvent,
   type NativeStatus,
   native,
+  settled,
   type TracedAccess,
 } from './native.js';
 import {
@@ -439,12 +440,4 @@ const done = Promise.resolve();
 
 function closedError(): WalshipError {
   return new WalshipError('WALSHIP_ERR_CLOSED', 'the engine is closed');
-}
-
-async function settled<T>(promise: Promise<T>): Promise<T> {
-  try {
-    return await promise;
-  } catch (error) {
-    throw fromNative(error);
-  }
 }

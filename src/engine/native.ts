@@ -249,10 +249,95 @@ export interface NativeVerbs {
   }[];
 }
 
+/** A place between two frames of a log. */
+export interface LogPosition {
+  readonly lsn: bigint;
+  /** Of the frame before it. */
+  readonly epoch: bigint;
+  readonly page: number;
+  /** In the page. */
+  readonly offset: number;
+}
+
+/** Something wrong with a log's files. */
+export interface LogProblem {
+  /** `WALSHIP_ERR_…` */
+  readonly code: string;
+  readonly message: string;
+  readonly file?: string;
+  /** In `file`, in bytes. */
+  readonly offset?: number;
+}
+
+interface LogGeometry {
+  readonly pageBytes: number;
+  readonly segmentBytes: number;
+  /** A hash of the cluster's id; 0 if it is not known. */
+  readonly clusterTag: bigint;
+}
+
+/** What the files of a log say, without opening it for use. */
+export interface LogSummary extends LogGeometry {
+  /** The oldest LSN there is. */
+  readonly firstLsn: bigint;
+  readonly firstPage: number;
+  /** Behind the last valid frame. */
+  readonly tail: LogPosition;
+  /** The log is known to have been synced up to there; absent if that is not known. */
+  readonly durable?: LogPosition;
+  readonly segments: readonly {
+    readonly file: string;
+    readonly firstPage: number;
+    readonly firstLsn: bigint;
+  }[];
+  /** Of segments and spare files. */
+  readonly bytesOnDisk: number;
+  /** Incomplete, behind the tail: the next open discards them. */
+  readonly discardableBytes: number;
+  /** A process has the log open. */
+  readonly inUse: boolean;
+  readonly closedCleanly: boolean;
+  readonly epochs: readonly { readonly epoch: bigint; readonly firstLsn: bigint }[];
+  readonly promisedEpoch: bigint;
+  /** The highest commit position known when the epoch history was last written. */
+  readonly committedLsn: bigint;
+  /** Standbys the log is kept for. */
+  readonly readers: readonly { readonly name: string; readonly lsn: bigint; readonly lastSeenMs: number }[];
+  /** Paths of preallocated files, of files with a tail that diverged, and of files that are none of a log's. */
+  readonly spares: readonly string[];
+  readonly diverged: readonly string[];
+  readonly strays: readonly string[];
+  /** What an open would say; empty if nothing. */
+  readonly note: string;
+  /** Why an open would fail. */
+  readonly problems: readonly LogProblem[];
+}
+
+/** The outcome of a look at every page and frame of a log. */
+export interface LogVerification extends LogGeometry {
+  /** Looked at. */
+  readonly pages: number;
+  /** Valid ones, and their payload. */
+  readonly frames: number;
+  readonly payloadBytes: number;
+  readonly firstLsn: bigint;
+  /** Behind the last valid frame. */
+  readonly tail: LogPosition;
+  readonly problems: readonly LogProblem[];
+  /** Found beyond the 10,000 that are listed. */
+  readonly problemsLeftOut: number;
+  /** It was told to stop before the end. */
+  readonly stopped: boolean;
+}
+
 interface NativeModule {
   readonly version: string;
   openEngine(settings: NativeSettings, wake: () => void): Promise<NativeEngine>;
   verbsCapabilities(): NativeVerbs;
+  inspectLog(path: string): Promise<LogSummary>;
+  /** `progress` is shared with the run: bytes done, bytes in all, and a cell that stops it when it is not 0. */
+  verifyLog(path: string, progress: BigUint64Array): Promise<LogVerification>;
+  exportLog(path: string, from: bigint, to: bigint, fd: number): Promise<bigint>;
 }
 
 const require = createRequire(import.meta.url);
@@ -272,6 +357,15 @@ export function fromNative(error: unknown): unknown {
   return new WalshipError(code, error.message + (error.message.includes(file ?? '\0') ? '' : place), {
     details: { ...(file !== undefined && { file }), ...(offset !== undefined && { offset }) },
   });
+}
+
+/** Waits for the addon; its errors come as {@link WalshipError}. */
+export async function settled<T>(promise: Promise<T>): Promise<T> {
+  try {
+    return await promise;
+  } catch (error) {
+    throw fromNative(error);
+  }
 }
 
 /** The arena of an engine as the cache's keeper wants it. */

@@ -45,7 +45,8 @@ const address = z.string().check((context) => {
   }
 });
 
-const optionsSchema = z.strictObject({
+/** The shape of {@link EngineOptions}; what its parts must be to each other, {@link nativeSettings} checks. */
+export const optionsSchema = z.strictObject({
   dir: z.string().min(1),
   nodeId: name,
   cluster: z.strictObject({
