@@ -1,0 +1,180 @@
+import { type ChildProcess, fork } from 'node:child_process';
+import { once } from 'node:events';
+import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import type { CommitRule, EngineOptions, EngineStatus } from '../../src/index.js';
+import type { Transport } from './bench.js';
+import { type Host, hosts, inLab } from './hosts.js';
+import type { CallName, Calls, Reply, Request } from './node.js';
+
+const patienceMs = inLab ? 120_000 : 30_000;
+const MiB = 1 << 20;
+
+type Answer<Name extends CallName> = Awaited<ReturnType<Calls[Name]>>;
+
+/** One node process. */
+export class NodeProcess {
+  readonly #child: ChildProcess;
+  readonly #waiting = new Map<number, { resolve: (value: never) => void; reject: (error: Error) => void }>();
+  #next = 0;
+
+  constructor() {
+    this.#child = fork(new URL('./node.ts', import.meta.url), [], {
+      execArgv: ['--import', 'tsx'],
+      serialization: 'advanced',
+    });
+    this.#child.on('message', (reply: Reply) => {
+      const waiting = this.#waiting.get(reply.id);
+      this.#waiting.delete(reply.id);
+      if ('error' in reply) waiting?.reject(new Error(`a node of the bench failed: ${reply.error}`));
+      else waiting?.resolve(reply.value as never);
+    });
+    this.#child.on('exit', (code, signal) => {
+      for (const { reject } of this.#waiting.values())
+        reject(new Error(`a node of the bench ended (${signal ?? code})`));
+      this.#waiting.clear();
+    });
+  }
+
+  call<Name extends CallName>(name: Name, ...argument: Parameters<Calls[Name]>): Promise<Answer<Name>> {
+    const id = this.#next++;
+    return new Promise<Answer<Name>>((resolve, reject) => {
+      this.#waiting.set(id, { resolve, reject });
+      this.#child.send({ id, call: name, argument: argument[0] } satisfies Request);
+    });
+  }
+
+  signal(name: 'SIGSTOP' | 'SIGCONT'): void {
+    this.#child.kill(name);
+  }
+
+  async end(): Promise<void> {
+    if (this.#child.exitCode !== null || this.#child.signalCode !== null) return;
+    const exit = once(this.#child, 'exit');
+    this.#child.kill('SIGKILL');
+    await exit;
+  }
+}
+
+export interface TreeOptions {
+  readonly transport: Transport;
+  /** Fresh; one folder per node is made in it. */
+  readonly dir: string;
+  /** For each standby, from node 1 on, the number of its upstream; node 0 is the primary. */
+  readonly parents: readonly number[];
+  readonly commitRule: CommitRule;
+  readonly completion: 'busy' | 'event' | 'adaptive';
+  readonly linkTimeoutMs?: number;
+}
+
+/** The nodes of a bench: processes that are used again, engines that are not. */
+export class Cluster {
+  readonly #nodes: NodeProcess[] = [];
+  readonly #hosts: Host[];
+  #opened: { dir: string; count: number } | undefined;
+  #trees = 0;
+
+  private constructor(count: number) {
+    this.#hosts = hosts(count);
+    for (let i = 0; i < count; i++) this.#nodes.push(new NodeProcess());
+  }
+
+  static async with<T>(count: number, body: (cluster: Cluster) => Promise<T>): Promise<T> {
+    const cluster = new Cluster(count);
+    try {
+      return await body(cluster);
+    } finally {
+      await Promise.all(cluster.#nodes.map((node) => node.end()));
+    }
+  }
+
+  static nodeId(index: number): string {
+    return `n${index}`;
+  }
+
+  get primary(): NodeProcess {
+    return this.node(0);
+  }
+
+  node(index: number): NodeProcess {
+    return this.#nodes[index] as NodeProcess;
+  }
+
+  /** Opens an engine in as many processes as the tree has nodes and returns when every standby is in it. */
+  async open(options: TreeOptions): Promise<void> {
+    const dir = join(options.dir, `tree${this.#trees++}`);
+    const count = options.parents.length + 1;
+    this.#opened = { dir, count };
+    const ports: number[] = [];
+    for (let i = 0; i < count; i++) {
+      const { port } = await this.node(i).call(
+        'open',
+        this.#engineOptions(i, join(dir, Cluster.nodeId(i)), options),
+      );
+      ports.push(port);
+    }
+    await this.primary.call('promote');
+    for (const [index, parent] of options.parents.entries()) {
+      const { address } = this.#hosts[parent] as Host;
+      const source = (this.#hosts[index + 1] as Host).address;
+      await this.node(index + 1).call('follow', { address: `${address}:${ports[parent]}`, source });
+    }
+    await this.#until('every standby is connected', ({ nodes }) => nodes.length === options.parents.length);
+    await this.#settle();
+  }
+
+  async close(): Promise<void> {
+    const opened = this.#opened;
+    if (!opened) return;
+    this.#opened = undefined;
+    const all = this.#nodes.slice(0, opened.count).reverse();
+    await Promise.all(all.map((node) => node.call('close', { remove: opened.dir })));
+  }
+
+  /** Processor time that the nodes of the tree took while `body` ran, in seconds. */
+  async cpuSeconds<T>(body: () => Promise<T>): Promise<{ value: T; cpu: number }> {
+    const now = async () => {
+      const nodes = this.#nodes.slice(0, this.#opened?.count ?? 0);
+      return (await Promise.all(nodes.map((node) => node.call('cpuSeconds')))).reduce((a, b) => a + b, 0);
+    };
+    const before = await now();
+    const value = await body();
+    return { value, cpu: (await now()) - before };
+  }
+
+  #engineOptions(index: number, dir: string, options: TreeOptions): EngineOptions {
+    const { address, device } = this.#hosts[index] as Host;
+    return {
+      dir,
+      nodeId: Cluster.nodeId(index),
+      cluster: { id: 'bench', secret: 'a-secret-of-no-consequence' },
+      listen: `${address}:0`,
+      transport: options.transport,
+      ...(options.transport === 'verbs' && device !== undefined && { verbs: { device, address } }),
+      commitRule: options.commitRule,
+      completion: { mode: options.completion },
+      // What is written in a second of full speed must fit the memory that the logs are in.
+      log: { retainBytes: 64 * MiB, ...(inLab && { segmentBytes: 16 * MiB }) },
+      links: { timeoutMs: options.linkTimeoutMs ?? 5000 },
+    };
+  }
+
+  /** Segments are preallocated in the background: that is over when the log has stopped growing. */
+  async #settle(): Promise<void> {
+    let before = -1;
+    let calmSince = Date.now();
+    await this.#until('the logs are preallocated', ({ log }) => {
+      if (log.bytesOnDisk !== before) calmSince = Date.now();
+      before = log.bytesOnDisk;
+      return Date.now() - calmSince > 200;
+    });
+  }
+
+  async #until(what: string, reached: (status: EngineStatus) => boolean): Promise<void> {
+    const deadline = Date.now() + patienceMs;
+    while (!reached(await this.primary.call('status'))) {
+      if (Date.now() > deadline) throw new Error(`waited ${patienceMs} ms in vain: ${what}`);
+      await delay(20);
+    }
+  }
+}

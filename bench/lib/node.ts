@@ -1,0 +1,81 @@
+// A process of its own for one node of a bench. Does what its parent says over IPC; ends with it.
+import { mkdirSync, rmSync } from 'node:fs';
+import type { DriveResult, DriveSettings } from '../../src/engine/native.js';
+import {
+  type CommitRule,
+  Engine,
+  type EngineOptions,
+  type EngineStatus,
+  type Upstream,
+} from '../../src/index.js';
+import { measureSyncs, type SyncSettings, type SyncTimes } from './disk.js';
+import {
+  type CommitTimes,
+  commitInTurn,
+  type JsRate,
+  jsRate,
+  type PacedCommits,
+  pacedCommits,
+} from './script.js';
+
+let engine: Engine | undefined;
+
+function opened(): Engine {
+  if (!engine) throw new Error('no engine is open in this process');
+  return engine;
+}
+
+/** What a node process can be asked to do: one argument, one answer. */
+const calls = {
+  async open(options: EngineOptions): Promise<{ port: number }> {
+    mkdirSync(options.dir, { recursive: true });
+    engine = await Engine.open(options);
+    return { port: engine.listenPort };
+  },
+  async close({ remove }: { remove: string }): Promise<void> {
+    await engine?.close();
+    engine = undefined;
+    rmSync(remove, { recursive: true, force: true });
+  },
+  promote: (): Promise<bigint> => opened().promote(),
+  follow: (upstream: Upstream): Promise<void> => opened().follow(upstream),
+  async setCommitRule(rule: CommitRule): Promise<void> {
+    opened().setCommitRule(rule);
+  },
+  status: async (): Promise<EngineStatus> => opened().status(),
+  drive: (settings: DriveSettings): Promise<DriveResult> => opened().drive(settings),
+  /** Of the whole process since it began, in seconds. */
+  async cpuSeconds(): Promise<number> {
+    const { user, system } = process.cpuUsage();
+    return (user + system) / 1e6;
+  },
+  commitInTurn: (settings: { bytes: number; seconds: number; warmup: number }): Promise<CommitTimes> =>
+    commitInTurn(opened(), settings),
+  jsRate: (settings: { bytes: number; seconds: number }): Promise<JsRate> => jsRate(opened(), settings),
+  pacedCommits: (settings: { bytes: number; seconds: number; perSecond: number }): Promise<PacedCommits> =>
+    pacedCommits(opened(), settings),
+  measureSyncs: async (settings: SyncSettings): Promise<SyncTimes> => measureSyncs(settings),
+};
+
+export type Calls = typeof calls;
+export type CallName = keyof Calls;
+
+export interface Request {
+  readonly id: number;
+  readonly call: CallName;
+  readonly argument: unknown;
+}
+export type Reply =
+  | { readonly id: number; readonly value: unknown }
+  | { readonly id: number; readonly error: string };
+
+process.on('message', async ({ id, call, argument }: Request) => {
+  let reply: Reply;
+  try {
+    reply = { id, value: await (calls[call] as (argument: unknown) => Promise<unknown>)(argument) };
+  } catch (error) {
+    reply = { id, error: error instanceof Error ? (error.stack ?? error.message) : String(error) };
+  }
+  process.send?.(reply);
+});
+process.on('disconnect', () => process.exit(1));
