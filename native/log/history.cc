@@ -46,7 +46,7 @@ Result<NodeRecord> NodeRecordFile::load(const std::string& dir) {
   if (!loaded.value()) return record;
   FieldReader fields(*loaded.value());
   record.promisedEpoch = fields.take<uint64_t>();
-  record.committedLsn = fields.take<uint64_t>();
+  record.protectedLsn = fields.take<uint64_t>();
   const auto count = fields.take<uint64_t>();
   if (count > kEpochStartsMax) return file.damaged("it claims " + std::to_string(count) + " epochs");
   for (uint64_t index = 0; index < count && !fields.failed(); ++index) {
@@ -65,7 +65,7 @@ Result<void> NodeRecordFile::store(const std::string& dir, const NodeRecord& rec
   WALSHIP_ASSERT(record.history.size() <= kEpochStartsMax);
   std::vector<std::byte> payload;
   appendField(payload, record.promisedEpoch);
-  appendField(payload, record.committedLsn);
+  appendField(payload, record.protectedLsn);
   appendField(payload, uint64_t{record.history.size()});
   for (size_t index = 0; index < record.history.size(); ++index) {
     const EpochStart& start = record.history[index];

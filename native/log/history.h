@@ -25,7 +25,7 @@ uint64_t commonLsn(const EpochHistory& ours, uint64_t ourTailLsn, const EpochHis
 struct NodeRecord {
   EpochHistory history;
   uint64_t promisedEpoch = 0;  // nothing of an older epoch is accepted or acknowledged any more
-  uint64_t committedLsn = 0;   // highest commit position known when the record was written: never truncated below
+  uint64_t protectedLsn = 0;   // committed by a synchronous rule, as known when the record was written: never cut below
 };
 
 class NodeRecordFile {

@@ -41,6 +41,7 @@ class Walker {
                      file);
   }
 
+  std::optional<Error> foreignHeader(const std::string& file) const;
   Result<void> read(uint64_t page, MutableBytes into);
   Result<PageHeader> headerAt(uint64_t page);
   Result<PageWalk> walkAt(uint64_t page);
@@ -57,6 +58,15 @@ class Walker {
   bool cleanEnd_ = true;  // of the last page walked
 };
 
+// The error, if the file begins with a valid page header of another log.
+std::optional<Error> Walker::foreignHeader(const std::string& file) const {
+  auto fd = openFile(file, O_RDONLY);
+  if (!fd) return std::nullopt;
+  auto header = readPageHeader(fd.value().get(), file, 0, geometry_, 0);
+  if (header || !header.error().is("WALSHIP_ERR_LOG_FOREIGN")) return std::nullopt;
+  return header.error();
+}
+
 Result<void> Walker::takeSegments(const DirectoryListing& listing, Recovery& found) {
   for (const SegmentFile& segment : listing.segments) {
     if (segment.firstPage % geometry_.segmentPages != 0) {
@@ -72,6 +82,7 @@ Result<void> Walker::takeSegments(const DirectoryListing& listing, Recovery& fou
     auto size = sizeOf(segment.file);
     if (!size) return size.error();
     if (size.value() != geometry_.segmentBytes()) {
+      if (auto foreign = foreignHeader(segment.file)) return *foreign;
       return fileError("WALSHIP_ERR_LOG_CORRUPT",
                        segment.file + " has " + number(size.value()) + " bytes, a segment has " +
                            number(geometry_.segmentBytes()) +

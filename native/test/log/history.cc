@@ -46,7 +46,7 @@ TEST_CASE("the record of a node survives, and is empty at first") {
   REQUIRE(record.ok());
   CHECK(record.value().history == stored.history);
   CHECK(record.value().promisedEpoch == 12);
-  CHECK(record.value().committedLsn == 400);
+  CHECK(record.value().protectedLsn == 400);
 }
 
 TEST_CASE("damage anywhere in the record of a node is found") {
