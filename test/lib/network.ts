@@ -1,0 +1,211 @@
+// Where the nodes of a test cluster live, and what can be done to the wires between them. The scenarios know only this.
+import { execFileSync } from 'node:child_process';
+import { existsSync, readdirSync } from 'node:fs';
+import type { EngineOptions, Upstream } from '../../src/index.js';
+
+export interface Network {
+  readonly transport: 'tcp' | 'verbs';
+  /** For the names of tests. */
+  readonly label: string;
+  /** How much slower than this machine's own processor: every patience of a test is multiplied by it. */
+  readonly slow: number;
+  /** Cuts real wires. */
+  readonly wires: boolean;
+  /** Why netem is not to be had here; empty if it is. */
+  readonly netemProblem: string;
+  readonly options: Pick<EngineOptions, 'transport' | 'links'>;
+  /** Of node `index`, from 0. */
+  address(index: number): string;
+  /** An address of the test process itself that the nodes can reach. */
+  readonly ownAddress: string;
+  verbs(index: number): EngineOptions['verbs'];
+  source(index: number): Pick<Upstream, 'source'>;
+  /** The command under which the node's process runs. */
+  prefix(index: number): readonly string[];
+  cut(index: number): void;
+  heal(index: number): void;
+  netem(index: number, ...settings: string[]): void;
+  /** Ends netem. */
+  clear(index: number): void;
+  close(): void;
+}
+
+const run = (command: string, ...args: string[]) =>
+  execFileSync(command, args, { stdio: ['ignore', 'pipe', 'pipe'], encoding: 'utf8' });
+const attempt = (command: string, ...args: string[]): string => {
+  try {
+    run(command, ...args);
+    return '';
+  } catch (error) {
+    const { stderr, message } = error as Error & { stderr?: string };
+    return (stderr || message).trim();
+  }
+};
+
+const tcpLinks = {
+  heartbeatMs: 20,
+  timeoutMs: 1000,
+  setupTimeoutMs: 2000,
+  reconnectMsMin: 20,
+  reconnectMsMax: 300,
+};
+
+/** Every node on 127.0.0.1: no wire to cut, nothing asked of the machine. */
+export function loopback(): Network {
+  const none = () => {
+    throw new Error('loopback has no wires');
+  };
+  return {
+    transport: 'tcp',
+    label: 'TCP on loopback',
+    slow: 1,
+    wires: false,
+    netemProblem: 'loopback is shared with the rest of the machine',
+    options: { transport: 'tcp', links: tcpLinks },
+    address: () => '127.0.0.1',
+    ownAddress: '127.0.0.1',
+    verbs: () => undefined,
+    source: () => ({}),
+    prefix: () => [],
+    cut: none,
+    heal: none,
+    netem: none,
+    clear: none,
+    close: () => {},
+  };
+}
+
+/** Why namespaces cannot be had; empty if they can. */
+export function namespacesProblem(): string {
+  if (process.getuid?.() !== 0) return 'network namespaces need root';
+  const name = `wsp${process.pid}`;
+  const problem = attempt('ip', 'netns', 'add', name);
+  if (problem === '') run('ip', 'netns', 'del', name);
+  return problem;
+}
+
+/** Every node in a network namespace of its own, joined by veth pairs to a bridge. Needs root. */
+export function namespaces(nodes: number): Network {
+  removeLeftovers();
+  const id = process.pid;
+  const net = `10.98.${id % 250}`;
+  const bridge = `wsb${id}`;
+  const space = (index: number) => `ws${id}n${index}`;
+  const port = (index: number) => `ws${id}p${index}`;
+  run('ip', 'link', 'add', bridge, 'type', 'bridge', 'stp_state', '0', 'forward_delay', '0');
+  run('ip', 'address', 'add', `${net}.254/24`, 'dev', bridge);
+  run('ip', 'link', 'set', bridge, 'up');
+  for (let index = 0; index < nodes; index++) {
+    run('ip', 'netns', 'add', space(index));
+    run('ip', 'link', 'add', port(index), 'type', 'veth', 'peer', 'name', 'eth0', 'netns', space(index));
+    run('ip', 'link', 'set', port(index), 'master', bridge, 'up');
+    const inside = ['-n', space(index)];
+    run('ip', ...inside, 'link', 'set', 'lo', 'up');
+    run('ip', ...inside, 'address', 'add', `${net}.${index + 1}/24`, 'dev', 'eth0');
+    run('ip', ...inside, 'link', 'set', 'eth0', 'up');
+  }
+  const netemProblem = attempt(
+    'tc',
+    '-n',
+    space(0),
+    'qdisc',
+    'add',
+    'dev',
+    'eth0',
+    'root',
+    'netem',
+    'delay',
+    '0ms',
+  );
+  if (netemProblem === '') run('tc', '-n', space(0), 'qdisc', 'del', 'dev', 'eth0', 'root');
+  const close = () => {
+    for (let index = 0; index < nodes; index++) attempt('ip', 'netns', 'del', space(index));
+    attempt('ip', 'link', 'del', bridge);
+  };
+  return {
+    transport: 'tcp',
+    label: 'TCP between namespaces',
+    slow: 1,
+    wires: true,
+    netemProblem: netemProblem && `this kernel has no sch_netem (${netemProblem}); the Soft-RoCE lab has`,
+    options: { transport: 'tcp', links: tcpLinks },
+    address: (index) => `${net}.${index + 1}`,
+    ownAddress: `${net}.254`,
+    verbs: () => undefined,
+    source: () => ({}),
+    prefix: (index) => ['nsenter', `--net=/run/netns/${space(index)}`],
+    cut: (index) => void run('bridge', 'link', 'set', 'dev', port(index), 'state', '0'),
+    heal: (index) => void run('bridge', 'link', 'set', 'dev', port(index), 'state', '3'),
+    netem(index, ...settings) {
+      const netem = ['root', 'netem', 'limit', '100000', ...settings];
+      run('tc', 'qdisc', 'replace', 'dev', port(index), ...netem);
+      run('tc', '-n', space(index), 'qdisc', 'replace', 'dev', 'eth0', ...netem);
+    },
+    clear(index) {
+      attempt('tc', 'qdisc', 'del', 'dev', port(index), 'root');
+      attempt('tc', '-n', space(index), 'qdisc', 'del', 'dev', 'eth0', 'root');
+    },
+    close,
+  };
+}
+
+/** What a run that was killed could not remove. */
+function removeLeftovers(): void {
+  const spaces = existsSync('/run/netns') ? readdirSync('/run/netns') : [];
+  for (const [name, pid] of spaces.map((each) => [each, /^ws(\d+)n\d+$/.exec(each)?.[1]] as const)) {
+    if (pid !== undefined && !existsSync(`/proc/${pid}`)) attempt('ip', 'netns', 'del', name);
+  }
+  for (const link of readdirSync('/sys/class/net')) {
+    const pid = /^wsb(\d+)$/.exec(link)?.[1];
+    if (pid !== undefined && !existsSync(`/proc/${pid}`)) attempt('ip', 'link', 'del', link);
+  }
+}
+
+/** Namespaces where they can be had, else loopback; the tests that need wires then say why they are skipped. */
+export function tcpNetwork(nodes: number): Network {
+  const problem = namespacesProblem();
+  if (problem === '') return namespaces(nodes);
+  console.log(`no network namespaces (${problem}): on loopback, without faults of the wire`);
+  return loopback();
+}
+
+/** The nodes of the Soft-RoCE lab. With more nodes than devices, devices are shared. */
+export function lab(transport: 'tcp' | 'verbs'): Network {
+  const devices = (process.env['WALSHIP_LAB_DEVICES'] ?? '')
+    .split(',')
+    .filter((each) => each !== '')
+    .map((each) => each.split(':') as [string, string]);
+  if (devices.length === 0) throw new Error('not in the lab: scripts/softroce run --nodes 3 -- …');
+  const wire = (index: number) => index % devices.length;
+  const address = (index: number) => devices[wire(index)]?.[1] as string;
+  const control = (verb: string, index: number, ...args: string[]) =>
+    void run('walship-lab', verb, String(wire(index) + 1), ...args);
+  return {
+    transport,
+    label: transport === 'verbs' ? 'verbs over rxe' : 'TCP in the lab',
+    slow: 4,
+    wires: true,
+    netemProblem: '',
+    // An emulated processor: what takes 1 ms elsewhere may take 50.
+    options: {
+      transport,
+      links: {
+        heartbeatMs: 50,
+        timeoutMs: 3000,
+        setupTimeoutMs: 8000,
+        reconnectMsMin: 50,
+        reconnectMsMax: 500,
+      },
+    },
+    address,
+    ownAddress: '127.0.0.1',
+    verbs: (index) => (transport === 'verbs' ? { device: devices[wire(index)]?.[0] as string } : undefined),
+    source: (index) => ({ source: address(index) }),
+    prefix: () => [],
+    cut: (index) => control('cut', index),
+    heal: (index) => control('heal', index),
+    netem: (index, ...settings) => control('netem', index, ...settings),
+    clear: (index) => control('clear', index),
+    close: () => {},
+  };
+}
