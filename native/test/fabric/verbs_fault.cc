@@ -58,7 +58,7 @@ TEST_CASE("verbs lab: a cut wire brings the link down within the retries") {
 TEST_CASE("verbs lab: a short cut, loss and disorder are healed by the device") {
   if (absent()) return;
   const Wire wire;
-  Pair pair(512, 18);  // 1.07 s a try: the lab's commands are slow beside what they cut
+  Pair pair(512, 16);  // 268 ms a try: the commands of the lab are slow beside what they cut
   const uint32_t pageBytes = 1u << 20;
   fillRandom(pair.a->arena.bytes(), 5);
   const auto round = [&](uint32_t grant, const std::string& fault) {
