@@ -384,8 +384,9 @@ void Pump::adoptUpstream(Established established) {
 void Pump::dropUpstream(const Error& why) {
   if (!upstream_) return;
   const std::string node = upstream_->node();
+  const Error reason = why;  // it may be the session's own
   upstream_.reset();
-  event("upstream-down", node, why);
+  event("upstream-down", node, reason);
   hooks_.reconnect(monotonicNs() - upstreamSinceNs_ > kGoodLinkNs);
 }
 
