@@ -75,7 +75,7 @@ Arena::~Arena() {
 
 bool Arena::canLeave(const Slot& slot) const {
   return slot.state == State::present && slot.pins == 0 && slot.finished.load(std::memory_order_relaxed) &&
-         slot.flushed == pageBytes_;
+         slot.flushed;
 }
 
 void Arena::remove(uint32_t index) {
@@ -84,7 +84,7 @@ void Arena::remove(uint32_t index) {
   slot.state = State::free;
   slot.filled.store(0, std::memory_order_relaxed);
   slot.finished.store(false, std::memory_order_relaxed);
-  slot.flushed = 0;
+  slot.flushed = false;
   references_[index] = 0;
   pushEvent(ArenaEvent::removed, index, slot.page);
 }
@@ -186,7 +186,7 @@ void Arena::publishLoaded(const Pin& pin, const LogPosition& end, bool finished)
   slot.end = end;
   slot.filled.store(end.offset, std::memory_order_release);
   slot.finished.store(finished, std::memory_order_release);
-  slot.flushed = finished ? pageBytes_ : end.offset;
+  slot.flushed = finished;
   slot.state = State::present;
   pushEvent(ArenaEvent::loaded, pin.slot_, slot.page);
 }
@@ -196,9 +196,10 @@ LogPosition Arena::end(const Pin& pin) {
   return table_[pin.slot_].end;
 }
 
-void Arena::setFlushed(const Pin& pin, uint32_t offset) {
+void Arena::setFlushed(const Pin& pin) {
   const std::lock_guard lock(mutex_);
-  table_[pin.slot_].flushed = offset;
+  WALSHIP_ASSERT(table_[pin.slot_].finished.load(std::memory_order_relaxed));
+  table_[pin.slot_].flushed = true;
 }
 
 void Arena::discard(Pin pin) {
@@ -227,7 +228,7 @@ bool Arena::cutBack(const LogPosition& to) {
       slot.end = to;
       slot.filled.store(to.offset, std::memory_order_release);
       slot.finished.store(false, std::memory_order_release);
-      slot.flushed = std::min(slot.flushed, to.offset);
+      slot.flushed = false;
     }
   }
   return true;

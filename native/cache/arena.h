@@ -105,8 +105,8 @@ class Arena {
   void publishLoaded(const Pin& pin, const LogPosition& end, bool finished);
   // Where the last whole frame of the page ends.
   LogPosition end(const Pin& pin);
-  // Called by the flusher: bytes below `offset` are on disk.
-  void setFlushed(const Pin& pin, uint32_t offset);
+  // Called by the flusher when the whole finished page is on disk and it has gone on to the next.
+  void setFlushed(const Pin& pin);
 
   // Gives a page back without condition (a grant that was never used, a diverged tail). Its last pin must be `pin`.
   void discard(Pin pin);
@@ -136,7 +136,7 @@ class Arena {
     uint64_t page = 0;
     LogPosition end;
     std::atomic<uint32_t> filled{0};
-    uint32_t flushed = 0;
+    bool flushed = false;
     uint32_t pins = 0;
     State state = State::free;
     std::atomic<bool> finished{false};

@@ -95,7 +95,7 @@ Result<void> Engine::close() {
   Result<void> outcome;
   if (store_) {
     NodeRecord record = store_->record();
-    record.committedLsn = std::max(record.committedLsn, counters_[kCommittedLsn].load());
+    record.protectedLsn = std::max(record.protectedLsn, pump_->protectedLsn());
     outcome = store_->storeRecord(std::move(record));
     const LogPosition flushed = store_->lastFlushedFrame();
     pump_.reset();

@@ -46,7 +46,8 @@ Pump::Pump(const EngineSettings& settings, Store& store, Counters& counters, His
       appender_(store, settings.frameBytesMax, [this] { wake(); }),
       rule_(settings.commitRule),
       heardEpoch_(std::max(store.epoch(), store.record().promisedEpoch)),
-      committed_(std::min(store.record().committedLsn, store.receivedLsn())) {}
+      committed_(std::min(store.record().protectedLsn, store.receivedLsn())),
+      protected_(committed_) {}
 
 Pump::~Pump() { stop(); }
 
@@ -264,6 +265,7 @@ void Pump::evaluateCommit() {
   const auto committed = committedBy(rule_, own, tree_.positions());
   if (!committed || *committed <= committed_ || failed_) return;
   committed_ = *committed;
+  if (rule_.level != CommitLevel::async) protected_ = committed_;
   const uint64_t nowNs = monotonicNs();
   commitMovedNs_ = nowNs;
   counters_[kCommittedLsn].store(committed_, std::memory_order_seq_cst);
@@ -396,12 +398,13 @@ void Pump::pageLoaded(uint64_t page, const Error* error) {
 
 uint64_t Pump::epoch() const { return primary_ ? store_.epoch() : heardEpoch_; }
 
-void Pump::heardFromUpstream(uint64_t epoch, uint64_t committedLsn, uint64_t tailLsn) {
-  heardEpoch_ = std::max(heardEpoch_, epoch);
-  upstreamTailLsn_ = tailLsn;
+void Pump::heardFromUpstream(const Heartbeat& heartbeat) {
+  heardEpoch_ = std::max(heardEpoch_, heartbeat.epoch);
+  upstreamTailLsn_ = heartbeat.tailLsn;
   upstreamHeardNs_ = monotonicNs();
   // Known as committed is only what is also here.
-  const uint64_t known = std::min(committedLsn, store_.receivedLsn());
+  protected_ = std::max(protected_, std::min(heartbeat.protectedLsn, store_.receivedLsn()));
+  const uint64_t known = std::min(heartbeat.committedLsn, store_.receivedLsn());
   if (known > committed_) {
     committed_ = known;
     counters_[kCommittedLsn].store(committed_, std::memory_order_release);
@@ -438,7 +441,7 @@ Result<uint64_t> Pump::promote(uint64_t epoch) {
   if (upstream_) dropUpstream(makeError("WALSHIP_ERR_LINK_CLOSED", "this node is being promoted"));
   record.history.push_back({epoch, store_.received().lsn});
   record.promisedEpoch = epoch;
-  record.committedLsn = committed_;
+  record.protectedLsn = protected_;
   if (auto stored = store_.storeRecord(std::move(record)); !stored) return stored.error();
   appender_.start(epoch);
   primary_ = true;
@@ -472,7 +475,7 @@ Result<uint64_t> Pump::promise(uint64_t epoch) {
   if (primary_ && epoch > store_.epoch()) static_cast<void>(demote());
   if (upstream_ && heardEpoch_ < epoch) dropUpstream(makeError("WALSHIP_ERR_EPOCH", "this node promised a newer epoch"));
   record.promisedEpoch = epoch;
-  record.committedLsn = committed_;
+  record.protectedLsn = protected_;
   if (auto stored = store_.storeRecord(std::move(record)); !stored) return stored.error();
   return store_.receivedLsn();
 }

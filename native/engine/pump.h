@@ -71,9 +71,10 @@ class Pump final : public SessionHost {
   bool isPrimary() const override { return primary_; }
   uint64_t epoch() const override;
   uint64_t committedLsn() const override { return committed_; }
+  uint64_t protectedLsn() const override { return protected_; }
   uint64_t appliedLsn() const override;
   void requestLoad(uint64_t page) override { hooks_.requestLoad(page); }
-  void heardFromUpstream(uint64_t epoch, uint64_t committedLsn, uint64_t tailLsn) override;
+  void heardFromUpstream(const Heartbeat& heartbeat) override;
   void beforeCut(const LogPosition& from, const LogPosition& to) override;
   void event(const char* type, const std::string& node, const Error& detail) override;
 
@@ -124,6 +125,7 @@ class Pump final : public SessionHost {
   uint64_t upstreamHeardNs_ = 0;
   uint64_t upstreamSinceNs_ = 0;
   uint64_t committed_ = 0;
+  uint64_t protected_ = 0;
 
   uint64_t seenFlushed_ = 0;
   uint64_t seenApplied_ = 0;

@@ -46,7 +46,7 @@ bool DownstreamSession::step(uint64_t nowNs) {
     if (since >= uint64_t{settings.heartbeatMs} * 1'000'000 || (moved && since >= kCommitHeartbeatNs)) {
       heartbeatSentNs_ = nowNs;
       committedSent_ = host_.committedLsn();
-      say(encode(Heartbeat{host_.epoch(), host_.store().receivedLsn(), committedSent_, nowNs}));
+      say(encode(Heartbeat{host_.epoch(), host_.store().receivedLsn(), committedSent_, host_.protectedLsn(), nowNs}));
     }
   }
   return any;
@@ -120,6 +120,7 @@ void DownstreamSession::refuse(const char* code, const std::string& message) {
 void DownstreamSession::answer(Answer what) {
   what.epoch = host_.epoch();
   what.committedLsn = host_.committedLsn();
+  what.protectedLsn = host_.protectedLsn();
   what.history = host_.store().record().history;
   say(encode(what));
   if (what.kind == AnswerKind::cut) {
@@ -143,13 +144,18 @@ void DownstreamSession::answerOffer() {
                                            std::to_string(offer_.promisedEpoch) + ", newer than epoch " +
                                            std::to_string(host_.epoch()) + " here");
   }
+  if (offer_.protectedLsn > store.received().lsn && host_.isPrimary()) {
+    return refuse("WALSHIP_ERR_DIVERGED_COMMITTED",
+                  "'" + node_ + "' knows LSN " + std::to_string(offer_.protectedLsn) +
+                      " to be committed, this primary's log ends before it; promote the most advanced node instead");
+  }
   if (!offer_.hasLog) {
     const uint64_t first = store.log().firstPage();
-    if (store.empty()) return answer({AnswerKind::accept, 0, store.received(), 0, {}, {}, {}});
+    if (store.empty()) return answer({AnswerKind::accept, 0, store.received(), 0, 0, {}, {}, {}});
     const Pin pin = store.arena().find(first, Access::catchUp);
     if (!pin) return host_.requestLoad(first);
     const auto header = loadAt<PageHeader>(pin.bytes(), 0);
-    return answer({AnswerKind::accept, 0, {header.firstLsn, header.parent, 0, first, 0}, 0, {}, {}, {}});
+    return answer({AnswerKind::accept, 0, {header.firstLsn, header.parent, 0, first, 0}, 0, 0, {}, {}, {}});
   }
   const LogPosition& theirs = offer_.tail;
   const LogPosition& ours = store.received();
@@ -158,14 +164,14 @@ void DownstreamSession::answerOffer() {
     if (common >= ours.lsn && !host_.isPrimary()) {
       return refuse("WALSHIP_ERR_UPSTREAM_BEHIND", "'" + host_.nodeId() + "' is itself behind '" + node_ + "'; try again");
     }
-    return answer({AnswerKind::cut, 0, {common, 0, 0, 0, 0}, 0, {}, {}, {}});
+    return answer({AnswerKind::cut, 0, {common, 0, 0, 0, 0}, 0, 0, {}, {}, {}});
   }
   if (theirs.page < store.log().firstPage()) {
     return refuse("WALSHIP_ERR_TOO_FAR_BEHIND", "the log here begins at LSN " + std::to_string(store.log().firstLsn()) +
                                                     ", '" + node_ + "' ends at " + std::to_string(theirs.lsn) +
                                                     "; give it a snapshot, or keep more (retention)");
   }
-  if (theirs.page > ours.page) return answer({AnswerKind::cut, 0, {ours.lsn, 0, 0, 0, 0}, 0, {}, {}, {}});
+  if (theirs.page > ours.page) return answer({AnswerKind::cut, 0, {ours.lsn, 0, 0, 0, 0}, 0, 0, {}, {}, {}});
   const Pin pin = store.arena().find(theirs.page, Access::catchUp);
   if (!pin) return host_.requestLoad(theirs.page);
   const auto header = loadAt<PageHeader>(pin.bytes(), 0);
@@ -175,10 +181,10 @@ void DownstreamSession::answerOffer() {
   const bool same = theirs.offset == 0 ? theirs.lsn == (pin.filled() == 0 ? ours.lsn : header.firstLsn)
                                        : found.lsn == theirs.lsn && found.offset == theirs.offset &&
                                              found.headerChecksum == theirs.headerChecksum;
-  if (same) return answer({AnswerKind::accept, 0, theirs, 0, {}, {}, {}});
+  if (same) return answer({AnswerKind::accept, 0, theirs, 0, 0, {}, {}, {}});
   // The histories agree but the bytes do not: go back page by page until they do.
   const uint64_t back = pin.filled() == 0 ? ours.lsn : std::min(header.firstLsn, theirs.lsn - 1);
-  answer({AnswerKind::cut, 0, {back, 0, 0, 0, 0}, 0, {}, {}, {}});
+  answer({AnswerKind::cut, 0, {back, 0, 0, 0, 0}, 0, 0, {}, {}, {}});
 }
 
 void DownstreamSession::onPage(uint64_t page, const Error* error) {

@@ -26,11 +26,12 @@ class SessionHost {
   virtual bool isPrimary() const = 0;
   virtual uint64_t epoch() const = 0;         // the newest this node knows to reign
   virtual uint64_t committedLsn() const = 0;
+  virtual uint64_t protectedLsn() const = 0;  // committed by a synchronous rule: the log is never cut below
   virtual uint64_t appliedLsn() const = 0;
   // Has the page read into the arena; every session's onPage() is called when it is there or cannot be had.
   virtual void requestLoad(uint64_t page) = 0;
-  // The upstream reigns in `epoch`, has committed `lsn` and reaches to `tailLsn`.
-  virtual void heardFromUpstream(uint64_t epoch, uint64_t committedLsn, uint64_t tailLsn) = 0;
+  // The upstream, of whose log this node's is a prefix, says where it stands.
+  virtual void heardFromUpstream(const Heartbeat& heartbeat) = 0;
   // The log is about to be cut back: ends every downstream session (they hold its pages).
   virtual void beforeCut(const LogPosition& from, const LogPosition& to) = 0;
   virtual void event(const char* type, const std::string& node, const Error& detail) = 0;

@@ -49,7 +49,7 @@ bool take(WireReader& reader, EpochHistory& history) {
 bool take(WireReader& reader, Offer& offer) {
   uint8_t hasLog = 0;
   if (!reader.take(hasLog) || hasLog > 1 || !take(reader, offer.tail) || !reader.take(offer.promisedEpoch) ||
-      !reader.take(offer.committedLsn) || !reader.take(offer.pageBytes) || !reader.take(offer.segmentPages)) {
+      !reader.take(offer.protectedLsn) || !reader.take(offer.pageBytes) || !reader.take(offer.segmentPages)) {
     return false;
   }
   offer.hasLog = hasLog == 1;
@@ -61,6 +61,7 @@ bool take(WireReader& reader, Answer& answer) {
   if (!reader.take(kind) || kind < 1 || kind > 3) return false;
   answer.kind = static_cast<AnswerKind>(kind);
   return reader.take(answer.epoch) && take(reader, answer.start) && reader.take(answer.committedLsn) &&
+         reader.take(answer.protectedLsn) &&
          take(reader, answer.history) && reader.takeName(answer.code) && reader.takeName(answer.message);
 }
 
@@ -101,6 +102,7 @@ bool take(WireReader& reader, Describe& describe) {
 
 bool take(WireReader& reader, Heartbeat& heartbeat) {
   return reader.take(heartbeat.epoch) && reader.take(heartbeat.tailLsn) && reader.take(heartbeat.committedLsn) &&
+         reader.take(heartbeat.protectedLsn) &&
          reader.take(heartbeat.sentNs);
 }
 
@@ -122,7 +124,7 @@ Buffer encode(const Offer& offer) {
   putValue(out, static_cast<uint8_t>(offer.hasLog ? 1 : 0));
   putPosition(out, offer.tail);
   putValue(out, offer.promisedEpoch);
-  putValue(out, offer.committedLsn);
+  putValue(out, offer.protectedLsn);
   putValue(out, offer.pageBytes);
   putValue(out, offer.segmentPages);
   putHistory(out, offer.history);
@@ -135,6 +137,7 @@ Buffer encode(const Answer& answer) {
   putValue(out, answer.epoch);
   putPosition(out, answer.start);
   putValue(out, answer.committedLsn);
+  putValue(out, answer.protectedLsn);
   putHistory(out, answer.history);
   putName(out, answer.code);
   putName(out, answer.message);
@@ -185,6 +188,7 @@ Buffer encode(const Heartbeat& heartbeat) {
   putValue(out, heartbeat.epoch);
   putValue(out, heartbeat.tailLsn);
   putValue(out, heartbeat.committedLsn);
+  putValue(out, heartbeat.protectedLsn);
   putValue(out, heartbeat.sentNs);
   return out;
 }

@@ -29,7 +29,7 @@ struct Offer {
   bool hasLog = false;
   LogPosition tail;
   uint64_t promisedEpoch = 0;
-  uint64_t committedLsn = 0;
+  uint64_t protectedLsn = 0;
   uint32_t pageBytes = 0;
   uint32_t segmentPages = 0;
   EpochHistory history;
@@ -42,6 +42,7 @@ struct Answer {
   uint64_t epoch = 0;      // the newest the upstream knows
   LogPosition start;       // accept: shipping begins here; cut: start.lsn is where the logs can agree
   uint64_t committedLsn = 0;
+  uint64_t protectedLsn = 0;
   EpochHistory history;
   std::string code;        // refuse
   std::string message;
@@ -85,6 +86,7 @@ struct Heartbeat {
   uint64_t epoch = 0;
   uint64_t tailLsn = 0;
   uint64_t committedLsn = 0;
+  uint64_t protectedLsn = 0;  // committed by a synchronous rule: no node cuts its log below this
   uint64_t sentNs = 0;     // sender's monotonic clock, echoed
 };
 

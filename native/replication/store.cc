@@ -251,10 +251,10 @@ Result<bool> Store::flushBatch(bool syncNow) {
     if (auto synced = log_.sync(); !synced) return synced.error();
     lastSyncNs_ = monotonicNs();
   }
-  for (uint64_t page = flushed_.page; page <= at.page; ++page) {
-    if (const Pin pin = arena_.find(page, Access::flush)) {
-      arena_.setFlushed(pin, page < at.page ? geometry().pageBytes : at.offset);
-    }
+  for (uint64_t page = flushed_.page; page < at.page; ++page) {
+    const Pin pin = arena_.find(page, Access::flush);
+    WALSHIP_ASSERT(pin);
+    arena_.setFlushed(pin);
   }
   const bool moved = at.lsn > flushed_.lsn;
   flushed_ = at;

@@ -56,9 +56,8 @@ void UpstreamSession::offer() {
   Offer mine;
   mine.hasLog = !store.empty();
   mine.tail = offered_ = store.received();
-  // An unbegun page is the end of the page before, which the upstream may still be writing.
   mine.promisedEpoch = record.promisedEpoch;
-  mine.committedLsn = host_.committedLsn();
+  mine.protectedLsn = host_.protectedLsn();
   mine.pageBytes = store.geometry().pageBytes;
   mine.segmentPages = store.geometry().segmentPages;
   mine.history = record.history;
@@ -76,13 +75,13 @@ void UpstreamSession::onMessage(Bytes bytes) {
   } else if (auto* heartbeat = std::get_if<Heartbeat>(&decoded.value());
              heartbeat != nullptr && state_ == State::streaming) {
     echoNs_ = heartbeat->sentNs;
-    heard(heartbeat->epoch, heartbeat->committedLsn, heartbeat->tailLsn);
+    if (checkEpoch(heartbeat->epoch)) host_.heardFromUpstream(*heartbeat);
   } else {
     end(makeError("WALSHIP_ERR_LINK_PROTOCOL", "a message that does not belong here"));
   }
 }
 
-bool UpstreamSession::heard(uint64_t epoch, uint64_t committedLsn, uint64_t tailLsn) {
+bool UpstreamSession::checkEpoch(uint64_t epoch) {
   const uint64_t promised = host_.store().record().promisedEpoch;
   if (epoch < promised || epoch < epoch_) {
     end(makeError("WALSHIP_ERR_EPOCH", "'" + node_ + "' is in epoch " + std::to_string(epoch) + ", this node has promised epoch " +
@@ -90,7 +89,6 @@ bool UpstreamSession::heard(uint64_t epoch, uint64_t committedLsn, uint64_t tail
     return false;
   }
   epoch_ = epoch;
-  host_.heardFromUpstream(epoch, committedLsn, tailLsn);
   return true;
 }
 
@@ -102,12 +100,13 @@ void UpstreamSession::take(const Answer& answer) {
     // Codes travel as text; the ones that callers act on are named here.
     const char* code = "WALSHIP_ERR_REFUSED";
     for (const char* known : {"WALSHIP_ERR_EPOCH", "WALSHIP_ERR_GEOMETRY", "WALSHIP_ERR_UPSTREAM_BEHIND",
-                              "WALSHIP_ERR_TOO_FAR_BEHIND", "WALSHIP_ERR_LOG_CORRUPT"}) {
+                              "WALSHIP_ERR_TOO_FAR_BEHIND", "WALSHIP_ERR_LOG_CORRUPT",
+                              "WALSHIP_ERR_DIVERGED_COMMITTED"}) {
       if (answer.code == known) code = known;
     }
     return end(makeError(code, "'" + node_ + "' refused: " + answer.message));
   }
-  if (!heard(answer.epoch, answer.committedLsn, answer.start.lsn)) return;
+  if (!checkEpoch(answer.epoch)) return;
   if (answer.kind == AnswerKind::cut) return cutTo(answer.start.lsn);
 
   if (store.empty() && answer.start != offered_) {
@@ -128,6 +127,8 @@ void UpstreamSession::take(const Answer& answer) {
     if (auto stored = store.storeRecord(std::move(record)); !stored) return end(stored.error());
   }
 
+  // Only now is this log known to be a prefix of the upstream's.
+  host_.heardFromUpstream({answer.epoch, answer.start.lsn, answer.committedLsn, answer.protectedLsn, 0});
   state_ = State::streaming;
   tailGrant_ = nextGrant_++;
   const LogPosition& tail = store.received();
@@ -145,11 +146,11 @@ void UpstreamSession::cutTo(uint64_t lsn) {
     return end(makeError("WALSHIP_ERR_LINK_PROTOCOL", "'" + node_ + "' asks for a cut at LSN " + std::to_string(lsn) +
                                                           " that leads nowhere"));
   }
-  if (lsn < host_.committedLsn()) {
+  if (lsn < host_.protectedLsn()) {
     return end(makeError("WALSHIP_ERR_DIVERGED_COMMITTED",
                          "'" + node_ + "' agrees with this node's log only up to LSN " + std::to_string(lsn) +
-                             ", but LSN " + std::to_string(host_.committedLsn()) +
-                             " was committed here; nothing is cut: find out which node has the right history"));
+                             ", but LSN " + std::to_string(host_.protectedLsn()) +
+                             " was committed synchronously; nothing is cut: find out which node has the right history"));
   }
   auto to = store.boundary(lsn);
   if (!to) return end(to.error());

@@ -45,7 +45,7 @@ class UpstreamSession final : public LinkHandler {
   void cutTo(uint64_t lsn);
   void grantPages();
   void acknowledge(uint64_t nowNs);
-  bool heard(uint64_t epoch, uint64_t committedLsn, uint64_t tailLsn);
+  bool checkEpoch(uint64_t epoch);
   bool noteEpochs(const LogPosition& from, const LogPosition& to);
   void say(Buffer message);
 

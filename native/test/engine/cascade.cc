@@ -1,0 +1,297 @@
+// Whole engines in one process, over loopback: what the sanitizers see of the data plane's threads.
+#include <doctest/doctest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <random>
+
+#include "base/checksum.h"
+#include "base/clock.h"
+#include "engine/driver.h"
+#include "engine/engine.h"
+
+using namespace walship;
+namespace fs = std::filesystem;
+
+namespace {
+
+struct TemporaryDirectory {
+  fs::path path;
+  TemporaryDirectory() {
+    static std::atomic<int> number{0};
+    const fs::path base = fs::exists("/dev/shm") ? fs::path("/dev/shm") : fs::temp_directory_path();
+    path = base / ("walship-engine-" + std::to_string(::getpid()) + "-" + std::to_string(number++));
+    fs::create_directories(path);
+  }
+  ~TemporaryDirectory() { fs::remove_all(path); }
+};
+
+EngineSettings settingsOf(const TemporaryDirectory& directory, const std::string& node) {
+  EngineSettings settings;
+  settings.log.dir = (directory.path / node).string();
+  settings.log.geometry = {kPageBytesMin, 16, keyOf("cluster")};
+  settings.log.zeroFill = false;
+  settings.arenaSlots = 48;
+  settings.nodeId = node;
+  settings.cluster = "cluster";
+  settings.secret = "a secret of the cluster";
+  settings.listen = Address{"127.0.0.1", 0};
+  settings.session.grantPages = 8;
+  settings.session.linkTimeoutMs = 5000;  // sanitizers are slow
+  settings.reconnectMsMin = 10;
+  return settings;
+}
+
+std::unique_ptr<Engine> open(EngineSettings settings) {
+  auto engine = Engine::open(std::move(settings), [] {});
+  if (!engine) FAIL(engine.error().message);
+  return engine.take();
+}
+
+void follow(Engine& standby, const Engine& upstream) {
+  REQUIRE(standby.follow(ConnectTarget{{"127.0.0.1", upstream.listenPort()}, "", ""}));
+}
+
+template <class Condition>
+bool within(uint32_t milliseconds, Condition&& condition) {
+  const uint64_t deadline = monotonicNs() + uint64_t{milliseconds} * 1'000'000;
+  while (!condition()) {
+    if (monotonicNs() > deadline) return false;
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  }
+  return true;
+}
+
+bool caughtUp(Engine& node, uint64_t lsn) {
+  return within(30'000, [&] { return node.store().flushedLsn() >= lsn; });
+}
+
+std::vector<char> contentOf(const fs::path& file) {
+  std::ifstream in(file, std::ios::binary);
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+// Segment files of both, by name and byte.
+void checkIdentical(const TemporaryDirectory& directory, const std::string& one, const std::string& other) {
+  size_t compared = 0;
+  for (const auto& entry : fs::directory_iterator(directory.path / one)) {
+    const std::string name = entry.path().filename().string();
+    if (!name.ends_with(".wal") || name.starts_with("diverged")) continue;
+    INFO(name);
+    CHECK(contentOf(entry.path()) == contentOf(directory.path / other / name));
+    ++compared;
+  }
+  CHECK(compared > 0);
+}
+
+uint64_t appendSome(Engine& primary, uint32_t seed, size_t bytes) {
+  std::mt19937 random(seed);
+  std::vector<std::byte> buffer(40'000);
+  for (auto& each : buffer) each = static_cast<std::byte>(random());
+  uint64_t end = 0;
+  for (size_t done = 0; done < bytes;) {
+    const size_t length = 1 + random() % buffer.size();
+    auto appended = primary.append(Bytes(buffer).first(length));
+    if (!appended) {
+      REQUIRE(appended.error().is("WALSHIP_ERR_BACKPRESSURE"));
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      continue;
+    }
+    end = appended.value();
+    done += length;
+  }
+  return end;
+}
+
+}  // namespace
+
+TEST_CASE("engine: a chain of three holds the same bytes, whatever the arena can hold") {
+  const TemporaryDirectory directory;
+  uint64_t end = 0;
+  {
+    auto primary = open(settingsOf(directory, "a"));
+    auto middle = open(settingsOf(directory, "b"));
+    auto leaf = open(settingsOf(directory, "c"));
+    REQUIRE(primary->promote(0));
+    follow(*middle, *primary);
+    follow(*leaf, *middle);
+    end = appendSome(*primary, 1, 12u << 20);  // four arenas
+    CHECK(caughtUp(*middle, end));
+    CHECK(caughtUp(*leaf, end));
+    CHECK(leaf->read(0, UINT64_MAX, true).value()->lsn == 0);
+  }
+  checkIdentical(directory, "a", "b");
+  checkIdentical(directory, "a", "c");
+}
+
+TEST_CASE("engine: a standby joins late, leaves, and comes back while the primary writes") {
+  const TemporaryDirectory directory;
+  uint64_t end = 0;
+  {
+    auto primary = open(settingsOf(directory, "a"));
+    REQUIRE(primary->promote(0));
+    appendSome(*primary, 1, 6u << 20);
+    for (int round = 0; round < 3; ++round) {
+      auto standby = open(settingsOf(directory, "b"));
+      follow(*standby, *primary);
+      end = appendSome(*primary, 10u + static_cast<uint32_t>(round), 5u << 20);
+      if (round == 2) CHECK(caughtUp(*standby, end));
+    }
+  }
+  checkIdentical(directory, "a", "b");
+}
+
+TEST_CASE("engine: the commit rule counts cascaded nodes, and commits wait without them") {
+  const TemporaryDirectory directory;
+  auto settings = settingsOf(directory, "a");
+  settings.commitRule = {CommitLevel::flushed, CommitChoice::any, 1, {keyOf("c")}};
+  settings.ruleMs = 50;
+  auto primary = open(settings);
+  auto middle = open(settingsOf(directory, "b"));
+  REQUIRE(primary->promote(0));
+  follow(*middle, *primary);
+  const uint64_t end = appendSome(*primary, 1, 100'000);
+  CHECK(caughtUp(*middle, end));
+  CHECK_FALSE(primary->pump().waitCommitted(end, 200));
+  CHECK(primary->pump().snapshot().ruleFailing);
+  auto leaf = open(settingsOf(directory, "c"));
+  follow(*leaf, *middle);
+  CHECK(primary->pump().waitCommitted(end, 10'000));
+  CHECK(within(5000, [&] { return !primary->pump().snapshot().ruleFailing; }));
+  // A standby learns what is committed.
+  CHECK(within(5000, [&] { return leaf->counters()[kCommittedLsn].load() >= end; }));
+}
+
+namespace {
+
+// `old` writes on alone in epoch 1 while `next` takes over in epoch 2, and then follows it.
+void divergeAndReturn(Engine& old, Engine& next) {
+  REQUIRE(old.promote(0));
+  follow(next, old);
+  CHECK(caughtUp(next, appendSome(old, 1, 1u << 20)));
+  REQUIRE(next.follow(std::nullopt));
+  const uint64_t lonely = appendSome(old, 2, 3u << 20);  // nobody else has it
+  CHECK(caughtUp(old, lonely));
+  CHECK(next.promote(0).value() == 2);
+  const uint64_t end = appendSome(next, 3, 2u << 20);
+  follow(old, next);
+  CHECK(within(10'000, [&] { return old.store().receivedLsn() == end; }));
+  CHECK(old.store().epoch() == 2);
+}
+
+}  // namespace
+
+TEST_CASE("engine: after a promotion the old primary's own tail is cut and set aside") {
+  const TemporaryDirectory directory;
+  {
+    auto old = open(settingsOf(directory, "a"));
+    auto next = open(settingsOf(directory, "b"));
+    auto leaf = open(settingsOf(directory, "c"));  // below the one that is cut: is cut as well
+    follow(*leaf, *old);
+    divergeAndReturn(*old, *next);
+    CHECK(within(10'000, [&] { return leaf->store().flushedLsn() == next->store().flushedLsn(); }));
+  }
+  checkIdentical(directory, "b", "a");
+  checkIdentical(directory, "b", "c");
+  for (const char* node : {"a", "c"}) {
+    const bool aside = std::any_of(fs::directory_iterator(directory.path / node), fs::directory_iterator(), [](const auto& entry) {
+      return entry.path().filename().string().starts_with("diverged-");
+    });
+    CHECK(aside);
+  }
+}
+
+TEST_CASE("engine: what was committed synchronously is never cut") {
+  const TemporaryDirectory directory;
+  auto settings = settingsOf(directory, "a");
+  settings.commitRule = {CommitLevel::flushed, CommitChoice::any, 1, {}};
+  auto primary = open(settings);
+  auto second = open(settingsOf(directory, "b"));
+  auto stranger = open(settingsOf(directory, "c"));
+  REQUIRE(primary->promote(0));
+  follow(*second, *primary);
+  const uint64_t committed = appendSome(*primary, 1, 1u << 20);
+  REQUIRE(primary->pump().waitCommitted(committed, 10'000));
+  // A node that has nothing of it is made primary by mistake, and the others are sent there.
+  REQUIRE(stranger->promote(9));
+  appendSome(*stranger, 2, 2u << 20);
+  follow(*primary, *stranger);
+  CHECK(within(10'000, [&] {
+    const auto events = primary->pump().drainEvents();
+    return std::any_of(events.begin(), events.end(), [](const EngineEvent& event) {
+      return event.code == "WALSHIP_ERR_DIVERGED_COMMITTED";
+    });
+  }));
+  CHECK(primary->store().receivedLsn() == committed);
+}
+
+TEST_CASE("engine: a promise keeps older epochs out, also after a restart") {
+  const TemporaryDirectory directory;
+  auto primary = open(settingsOf(directory, "a"));
+  REQUIRE(primary->promote(0));
+  {
+    auto standby = open(settingsOf(directory, "b"));
+    follow(*standby, *primary);
+    CHECK(caughtUp(*standby, appendSome(*primary, 1, 200'000)));
+    REQUIRE(standby->promise(5));
+  }
+  auto standby = open(settingsOf(directory, "b"));
+  const uint64_t before = standby->store().receivedLsn();
+  follow(*standby, *primary);
+  appendSome(*primary, 2, 200'000);
+  std::this_thread::sleep_for(std::chrono::milliseconds(300));
+  CHECK(standby->store().receivedLsn() == before);
+  CHECK(standby->promise(4).error().is("WALSHIP_ERR_EPOCH"));
+}
+
+TEST_CASE("engine: driven from a native thread, every append is committed") {
+  const TemporaryDirectory directory;
+  auto settings = settingsOf(directory, "a");
+  settings.commitRule = {CommitLevel::received, CommitChoice::any, 1, {}};
+  auto primary = open(settings);
+  auto standby = open(settingsOf(directory, "b"));
+  REQUIRE(primary->promote(0));
+  follow(*standby, *primary);
+  DriveSettings open{128, 0, 1, 200'000, 10, false};
+  auto burst = drive(*primary, open);
+  REQUIRE(burst);
+  CHECK(burst.value()->appends >= 1000);
+  CHECK(standby->store().receivedLsn() >= burst.value()->endLsn);
+  DriveSettings closed{512, 1, 1, 2'000, 10, false};
+  auto calm = drive(*primary, closed);
+  REQUIRE(calm);
+  CHECK(calm.value()->commitNs.total() == calm.value()->appends);
+}
+
+TEST_CASE("engine: appends from several threads keep their order and their bytes") {
+  const TemporaryDirectory directory;
+  auto primary = open(settingsOf(directory, "a"));
+  REQUIRE(primary->promote(0));
+  std::vector<std::thread> writers;
+  for (uint8_t writer = 0; writer < 4; ++writer) {
+    writers.emplace_back([&, writer] {
+      std::vector<std::byte> record(1000, static_cast<std::byte>(writer));
+      for (int i = 0; i < 500;) {
+        if (primary->append(record)) ++i;
+        else std::this_thread::yield();
+      }
+    });
+  }
+  for (auto& writer : writers) writer.join();
+  CHECK(within(10'000, [&] { return primary->store().flushedLsn() == 2'000'000; }));
+  int seen[4] = {};
+  std::vector<std::byte> all;
+  for (uint64_t lsn = 0; lsn < 2'000'000;) {
+    auto chunk = primary->read(lsn, UINT64_MAX, true);
+    REQUIRE(chunk);
+    REQUIRE(chunk.value());
+    all.insert(all.end(), chunk.value()->bytes.begin(), chunk.value()->bytes.end());
+    lsn += chunk.value()->bytes.size();
+  }
+  for (size_t at = 0; at < all.size(); at += 1000) {
+    ++seen[static_cast<int>(all[at])];
+    CHECK(std::all_of(all.begin() + static_cast<ptrdiff_t>(at), all.begin() + static_cast<ptrdiff_t>(at) + 1000,
+                      [&](std::byte each) { return each == all[at]; }));
+  }
+  for (const int count : seen) CHECK(count == 500);
+}
