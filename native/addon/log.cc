@@ -75,7 +75,7 @@ Napi::Object summaryToJs(Napi::Env env, const LogSummary& summary) {
             return entry;
           }));
   out.Set("promisedEpoch", toJs(env, summary.record.promisedEpoch));
-  out.Set("committedLsn", toJs(env, summary.record.committedLsn));
+  out.Set("protectedLsn", toJs(env, summary.record.protectedLsn));
   out.Set("readers", arrayOf(env, summary.readers,
                              [env](const RegisteredReader& reader) { return toJs(env, reader); }));
   out.Set("spares", textsOf(env, summary.spares));

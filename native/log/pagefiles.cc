@@ -30,7 +30,10 @@ Geometry geometryOf(const PageHeader& header) {
 
 Result<PageFiles> PageFiles::open(const std::string& path) {
   struct stat found {};
-  if (::stat(path.c_str(), &found) != 0) return ioError("cannot look at", errno, path);
+  if (::stat(path.c_str(), &found) != 0) {
+    if (errno != ENOENT && errno != ENOTDIR) return ioError("cannot look at", errno, path);
+    return fileError("WALSHIP_ERR_LOG_NOT_FOUND", path + " does not exist; name a log directory or a diverged-… file", path);
+  }
   PageFiles result;
   result.path_ = path;
   result.directory_ = S_ISDIR(found.st_mode);

@@ -299,8 +299,8 @@ export interface LogSummary extends LogGeometry {
   readonly closedCleanly: boolean;
   readonly epochs: readonly { readonly epoch: bigint; readonly firstLsn: bigint }[];
   readonly promisedEpoch: bigint;
-  /** The highest commit position known when the epoch history was last written. */
-  readonly committedLsn: bigint;
+  /** Committed by a synchronous rule, as far as was known when the epoch history was written: never cut below. */
+  readonly protectedLsn: bigint;
   /** Standbys the log is kept for. */
   readonly readers: readonly { readonly name: string; readonly lsn: bigint; readonly lastSeenMs: number }[];
   /** Paths of preallocated files, of files with a tail that diverged, and of files that are none of a log's. */
