@@ -10,6 +10,32 @@ export {
   type ReadOptions,
 } from './engine/engine.js';
 export { WalshipError } from './engine/errors.js';
+export {
+  exportLog,
+  inspectLog,
+  type LogRange,
+  type VerifyLogOptions,
+  verifyLog,
+} from './engine/logfiles.js';
 export { formatLsn, type Lsn, parseLsn } from './engine/lsn.js';
-export type { LatencySummary, LinkStatus, Rail, StandbyStatus } from './engine/native.js';
+export type {
+  LatencySummary,
+  LinkStatus,
+  LogPosition,
+  LogProblem,
+  LogSummary,
+  LogVerification,
+  Rail,
+  StandbyStatus,
+} from './engine/native.js';
 export type { CommitRule, EngineOptions, Upstream } from './engine/options.js';
+export {
+  type AdminAddress,
+  AdminClient,
+  type Json,
+  parseAdminAddress,
+  type RoleChange,
+} from './node/client.js';
+export { type NodeConfig, readNodeConfig } from './node/config.js';
+export { Node, type NodeHealth, type NodeStartOptions, type NodeStatus } from './node/node.js';
+export type { LogEntry } from './node/report.js';

@@ -1,0 +1,22 @@
+import { readNodeConfig } from '../node/config.js';
+import { exampleConfig } from '../node/example.js';
+import { exitCode } from './exit.js';
+import { paintFor, print } from './terminal.js';
+
+/** `walship config example` */
+export async function showExample(): Promise<number> {
+  print(exampleConfig.trimEnd());
+  return exitCode.ok;
+}
+
+/** `walship config check` */
+export async function checkConfig(file: string): Promise<number> {
+  const { engine, role, upstream, warnings } = readNodeConfig(file);
+  const paint = paintFor(process.stdout);
+  for (const warning of warnings ?? []) print(paint.warn(`warning: ${warning}`));
+  const task = upstream ? `${role} of ${upstream.address}` : role;
+  print(
+    `${file} is right: node ${engine.nodeId} of cluster ${engine.cluster.id}, ${task}, log in ${engine.dir}`,
+  );
+  return exitCode.ok;
+}

@@ -1,0 +1,247 @@
+#!/usr/bin/env node
+import { readFileSync } from 'node:fs';
+import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
+import { parseLsn } from '../engine/lsn.js';
+import { exitCode, outcomeOf } from './exit.js';
+
+// Each command's code is loaded when it runs: help needs no addon.
+
+const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8'));
+
+const program = new Command('walship');
+
+program
+  .description("Ships a database's write-ahead log over RDMA or TCP, from primary to standby to standby.")
+  .version(version)
+  .exitOverride()
+  .showHelpAfterError('(add --help for what there is)')
+  .helpCommand('help [command]', 'what a command does, with examples')
+  .addHelpText(
+    'after',
+    `
+Begin with:
+  $ walship config example > walship.toml   then set node_id, dir, cluster and listen in it
+  $ walship node                            runs the node that walship.toml describes
+  $ walship status                          in another terminal: who has what
+
+LSNs are written as 0/16B3740 or as a decimal number of bytes.
+
+Exit codes:
+  0  done
+  1  failed: the message says what and why
+  2  wrong use: an option, an argument or the configuration file
+  3  no node answers at the address
+  4  the log has problems (log inspect, log verify, log export)`,
+  );
+
+/** Runs a command's code and takes its outcome for the exit code. */
+function does<Arguments extends unknown[]>(run: (...given: Arguments) => Promise<number>) {
+  return async (...given: Arguments): Promise<void> => {
+    process.exitCode = await run(...given);
+  };
+}
+
+program
+  .command('node')
+  .description('Runs a node until SIGTERM or SIGINT, with one line on stdout for everything that happens.')
+  .option('-c, --config <file>', 'configuration file (TOML)', 'walship.toml')
+  .addOption(
+    new Option('--log-format <format>', 'lines for people or for programs')
+      .choices(['text', 'json'])
+      .default('text'),
+  )
+  .option('--stdin', 'append what comes in on standard input to the log (primary only)')
+  .addHelpText(
+    'after',
+    `
+The first signal stops the node cleanly, a second one at once. With port 0 in listen, the line "listening on" says
+which port it is. A primary begins a new epoch at every start.
+
+Examples:
+  $ walship node --config /etc/walship/a.toml
+  $ walship node --log-format json | jq -r 'select(.level != "info") | .message'
+  $ seq 1000000 | walship node --config primary.toml --stdin   something to ship, to try it out`,
+  )
+  .action(does(async (options) => (await import('./node.js')).runNode(options)));
+
+/** Adds the options that say which node is meant. */
+function aimed(command: Command): Command {
+  return command
+    .addOption(
+      new Option('-c, --config <file>', 'the node with this configuration (default: walship.toml)').conflicts(
+        ['dir', 'url'],
+      ),
+    )
+    .addOption(
+      new Option('-d, --dir <dir>', 'the node with its log in this directory').conflicts(['config', 'url']),
+    )
+    .addOption(
+      new Option('-u, --url <url>', 'the node at http://host:port or unix:/path').conflicts([
+        'config',
+        'dir',
+      ]),
+    );
+}
+
+aimed(program.command('status'))
+  .description(
+    'Shows a node and the tree of standbys below it: positions, lag, rails, cache, log, latencies.',
+  )
+  .option('--json', 'everything, as JSON; LSNs and epochs are decimal text')
+  .option('-w, --watch [seconds]', 'again and again (default: every second)', seconds)
+  .addHelpText(
+    'after',
+    `
+RECEIVED is verified in the node's memory, FLUSHED durable on its disk, APPLIED visible in its database. Ask the primary
+to see the whole tree; a standby knows itself, its upstream and what is below it. "away" is a standby that is not
+connected and for which the log is kept.
+
+Examples:
+  $ walship status --dir /var/lib/walship/a
+  $ walship status --watch
+  $ walship status --url http://127.0.0.1:7070 --json | jq '.nodes[] | {node, lagBytes}'`,
+  )
+  .action(
+    does(async ({ watch, ...options }) =>
+      (await import('./control.js')).showStatus({
+        ...options,
+        ...(watch && { watch: watch === true ? 1 : watch }),
+      }),
+    ),
+  );
+
+aimed(program.command('promote'))
+  .description('Makes a standby the primary, in a new epoch.')
+  .option('--epoch <n>', 'begin this epoch instead of the next one', epoch)
+  .addHelpText(
+    'after',
+    `
+Whether that is safe is yours to know: take the standby that has received most, and be sure that the old primary is
+stopped. Then let the other standbys follow the new primary, and correct role and upstream in the configuration files.
+
+Examples:
+  $ walship promote --dir /var/lib/walship/b
+  $ walship promote --url http://127.0.0.1:7071`,
+  )
+  .action(does(async (options) => (await import('./control.js')).promote(options)));
+
+aimed(program.command('follow'))
+  .description(
+    'Makes a node the standby of an upstream. What diverges from the upstream is cut and set aside.',
+  )
+  .argument('[upstream]', 'HOST:PORT that the upstream listens on')
+  .option('--node <id>', 'refuse the upstream if it is another node')
+  .option('--none', 'follow nobody: a standby on its own')
+  .addHelpText(
+    'after',
+    `
+Examples:
+  $ walship follow --dir /var/lib/walship/c 10.0.0.2:7100
+  $ walship follow --dir /var/lib/walship/c --none`,
+  )
+  .action(does(async (upstream, options) => (await import('./control.js')).follow(upstream, options)));
+
+const log = program
+  .command('log')
+  .description("Reads a log's files, without a running node: inspect, verify, export. Nothing is changed.");
+
+log
+  .command('inspect')
+  .description('Shows what a log holds, and whether it can be opened.')
+  .argument('<dir>', "the log's directory, or a diverged-… file in it")
+  .option('--segments', 'list the segment files')
+  .option('--json', 'as JSON; LSNs and epochs are decimal text')
+  .addHelpText('after', '\nExample:\n  $ walship log inspect /var/lib/walship/a')
+  .action(does(async (path, options) => (await import('./log.js')).inspect(path, options)));
+
+log
+  .command('verify')
+  .description('Checks every page and frame, and lists every problem with its file and offset.')
+  .argument('<dir>', "the log's directory, or a diverged-… file in it")
+  .option('--json', 'as JSON; LSNs and epochs are decimal text')
+  .addHelpText(
+    'after',
+    `
+Exit code 4 if there are problems. A node with a damaged log is restored from another one.
+
+Example:
+  $ walship log verify /var/lib/walship/a`,
+  )
+  .action(does(async (path, options) => (await import('./log.js')).verify(path, options)));
+
+log
+  .command('export')
+  .description('Writes the payload of a range of the log: exactly the bytes that were appended there.')
+  .argument('<dir>', "the log's directory, or a diverged-… file in it")
+  .option('--from <lsn>', 'first byte (default: the oldest there is)', lsn)
+  .option('--to <lsn>', 'end, not included (default: the end of the log)', lsn)
+  .option('-o, --out <file>', 'where to; - for standard output', '-')
+  .addHelpText(
+    'after',
+    `
+Examples:
+  $ walship log export /var/lib/walship/a --from 0/16B3740 --to 0/16B4000 --out piece.bin
+  $ walship log export /var/lib/walship/a | sha256sum`,
+  )
+  .action(does(async (path, options) => (await import('./log.js')).exportRange(path, options)));
+
+program
+  .command('capabilities')
+  .description('Says what this host has of RDMA, and what to do about what is missing.')
+  .option('--json', 'as JSON')
+  .addHelpText('after', '\nExample:\n  $ walship capabilities')
+  .action(does(async (options) => (await import('./capabilities.js')).showCapabilities(options)));
+
+const config = program.command('config').description('Helps with the configuration file of a node.');
+
+config
+  .command('example')
+  .description('Prints a configuration file with every setting, what it does and its default.')
+  .addHelpText('after', '\nExample:\n  $ walship config example > walship.toml')
+  .action(does(async () => (await import('./config.js')).showExample()));
+
+config
+  .command('check')
+  .description('Reads a configuration file and lists everything wrong with it.')
+  .argument('[file]', 'configuration file', 'walship.toml')
+  .addHelpText('after', '\nExample:\n  $ walship config check /etc/walship/a.toml')
+  .action(does(async (file) => (await import('./config.js')).checkConfig(file)));
+
+function seconds(text: string): number {
+  const value = Number(text);
+  if (text !== '' && value >= 0.1 && value <= 3600) return value;
+  throw new InvalidArgumentError('It must be a number of seconds from 0.1 to 3600.');
+}
+
+function epoch(text: string): bigint {
+  if (/^[1-9][0-9]{0,18}$/.test(text)) return BigInt(text);
+  throw new InvalidArgumentError('It must be a whole number of 1 or more.');
+}
+
+function lsn(text: string): bigint {
+  try {
+    return parseLsn(text);
+  } catch (error) {
+    throw new InvalidArgumentError((error as Error).message);
+  }
+}
+
+// A reader of the output that goes away ends a command, but not a node: its log is not what it is there for.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code !== 'EPIPE') throw error;
+  if (process.argv[2] !== 'node') process.exit(exitCode.ok);
+});
+
+try {
+  await program.parseAsync();
+} catch (error) {
+  if (error instanceof CommanderError) {
+    // Commander has printed its message, or the help or version asked for.
+    process.exit(error.exitCode === 0 ? exitCode.ok : exitCode.usage);
+  }
+  const { message, code } = outcomeOf(error);
+  process.stderr.write(`walship: ${message}\n`);
+  process.exit(code);
+}
+// What is still open, such as an input that nobody appends any more, does not keep the process.
+process.exit();

@@ -1,0 +1,153 @@
+import { formatLsn } from '../engine/lsn.js';
+import type { LatencySummary, Rail } from '../engine/native.js';
+import type { CommitRule } from '../engine/options.js';
+import type { Json } from '../node/client.js';
+import type { NodeStatus } from '../node/node.js';
+import { readableSize, readableTime } from '../node/units.js';
+import { columns, type Paint } from './terminal.js';
+
+type Status = Json<NodeStatus>;
+
+/** The node asked, its upstream, and every standby below it, for people. `bytesPerSecond`: what it takes in. */
+export function renderStatus(status: Status, paint: Paint, bytesPerSecond?: number): string {
+  const up = readableTime(Date.now() - Date.parse(status.startedAt));
+  const head = [
+    `cluster ${paint.bold(status.cluster)}`,
+    `node ${paint.bold(status.nodeId)}`,
+    `${status.role} in epoch ${status.epoch}`,
+    status.listen ? `listens on ${status.listen}` : 'does not listen',
+    `up ${up}`,
+    `walship ${status.version}`,
+  ];
+  const problems = [
+    ...status.health.problems,
+    ...status.nodes
+      .filter((node) => node.stalled)
+      .map((node) => `standby ${node.node} is behind and does not move`),
+  ];
+  return [
+    head.join(' · '),
+    ...problems.map((problem) => paint.bad(`PROBLEM  ${problem}`)),
+    '',
+    ...columns([
+      ['NODE', 'ROLE', 'RECEIVED', 'FLUSHED', 'APPLIED', 'LAG', 'RAIL'].map((title) => paint.dim(title)),
+      ...treeRows(status, paint),
+    ]),
+    '',
+    ...columns(detailRows(status, paint, bytesPerSecond)),
+  ].join('\n');
+}
+
+function treeRows(status: Status, paint: Paint): string[][] {
+  const { nodeId, positions } = status;
+  const upstream = status.links.find((link) => link.direction === 'upstream');
+  const rows: string[][] = [];
+  let indent = '';
+  let lag = '';
+  if (upstream) {
+    rows.push([upstream.node, 'upstream', lsn(status.upstreamTailLsn), '', '', '', '']);
+    indent = '└─ ';
+    const behind = Number(BigInt(status.upstreamTailLsn) - BigInt(positions.received));
+    lag = readableSize(Math.max(0, behind));
+  }
+  rows.push([
+    `${indent}${paint.bold(nodeId)}`,
+    status.role,
+    lsn(positions.received),
+    lsn(positions.flushed),
+    lsn(positions.applied),
+    lag,
+    upstream ? railText(upstream.rail) : '',
+  ]);
+  rows.push(...rowsBelow(status, nodeId, upstream ? '   ' : '', paint));
+  return rows;
+}
+
+function rowsBelow(status: Status, parent: string, indent: string, paint: Paint): string[][] {
+  const connected = status.nodes.filter((node) => node.parent === parent);
+  const away = parent === status.nodeId ? awayFrom(status) : [];
+  return [...connected, ...away].flatMap((child, i, all) => {
+    const last = i === all.length - 1;
+    const name = `${indent}${last ? '└─' : '├─'} ${child.node}`;
+    if (!('received' in child)) {
+      const seen = readableTime(Math.max(0, Date.now() - child.seenAt));
+      return [
+        [
+          name,
+          paint.warn('away'),
+          '',
+          '',
+          '',
+          paint.warn(`last seen ${seen} ago; log kept from ${lsn(child.lsn)}`),
+          '',
+        ],
+      ];
+    }
+    const lag = `${readableSize(child.lagBytes)} ${readableTime(child.lagMs)}`;
+    const row = [
+      name,
+      'standby',
+      lsn(child.received),
+      lsn(child.flushed),
+      lsn(child.applied),
+      child.stalled ? paint.bad(`${lag} STALLED`) : lag,
+      railText(child.rail),
+    ];
+    return [row, ...rowsBelow(status, child.node, `${indent}${last ? '   ' : '│  '}`, paint)];
+  });
+}
+
+/** Standbys that were connected once, are not now, and for which the log is kept. */
+function awayFrom(status: Status): { node: string; lsn: string; seenAt: number }[] {
+  return status.log.readers
+    .filter((reader) => !status.nodes.some((node) => node.node === reader.name))
+    .map((reader) => ({ node: reader.name, lsn: reader.lsn, seenAt: reader.lastSeenMs }));
+}
+
+function detailRows(status: Status, paint: Paint, bytesPerSecond: number | undefined): string[][] {
+  const { cache, arena, log, latency, positions } = status;
+  const title = (text: string) => paint.dim(text);
+  const rows: string[][] = [];
+  const rule = status.role === 'primary' ? ` · rule: ${ruleText(status.commitRule)}` : '';
+  rows.push([title('committed'), `${lsn(positions.committed)}${rule}`]);
+  if (bytesPerSecond !== undefined) rows.push([title('rate'), `${readableSize(bytesPerSecond)}/s`]);
+  rows.push([
+    title('cache'),
+    `${arena.used} of ${arena.slots} pages${arena.hugePages ? ', huge pages' : ''} · ` +
+      `${cache.hits} hits, ${arena.loads} loads, ${cache.misses} misses, ${cache.evictions} evictions`,
+  ]);
+  rows.push([
+    title('log'),
+    `from ${lsn(log.firstLsn)} · ${readableSize(log.bytesOnDisk)} on disk in ${log.segments} segments · kept for ` +
+      (log.readers.map((reader) => `${reader.name} (from ${lsn(reader.lsn)})`).join(', ') || 'nobody'),
+  ]);
+  for (const [name, summary] of Object.entries(latency) as [string, LatencySummary][]) {
+    if (summary.count > 0) rows.push([title(name), latencyText(summary)]);
+  }
+  for (const link of status.links.filter((each) => each.direction === 'downstream')) {
+    const trip = [link.roundTripP50Us, link.roundTripP99Us].map((us) => readableTime(us / 1000));
+    const sent = `${readableSize(link.shippedBytes)} shipped, ${readableSize(link.wireBytesSent)} on the wire`;
+    rows.push([title(`to ${link.node}`), `round trip p50 ${trip[0]}, p99 ${trip[1]} · ${sent}`]);
+  }
+  return rows;
+}
+
+function latencyText({ count, p50Us, p99Us, maxUs }: LatencySummary): string {
+  const [p50, p99, max] = [p50Us, p99Us, maxUs].map((us) => readableTime(us / 1000));
+  return `p50 ${p50}, p99 ${p99}, max ${max} of ${count}`;
+}
+
+function ruleText(rule: Json<CommitRule>): string {
+  if (rule.level === 'async') return 'async';
+  const names = rule.nodes?.join(', ');
+  if ('first' in rule) return `first ${rule.first} of ${names}, ${rule.level}`;
+  return `any ${rule.any}${names ? ` of ${names}` : ''}, ${rule.level}`;
+}
+
+/** From the upstream's end to the node's own. */
+function railText({ transport, device, local, remote }: Json<Rail>): string {
+  if (transport === '') return '';
+  return `${transport}${device ? ` ${device}` : ''} ${remote} → ${local}`;
+}
+
+const lsn = (text: string) => formatLsn(BigInt(text));

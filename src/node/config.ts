@@ -1,0 +1,213 @@
+import { readFileSync, statSync } from 'node:fs';
+import { dirname, join, resolve } from 'node:path';
+import { parse, TomlError } from 'smol-toml';
+import { cacheSettings, maxSlots } from '../cache/settings.js';
+import { WalshipError } from '../engine/errors.js';
+import { type EngineOptions, nativeSettings, type Upstream } from '../engine/options.js';
+import { keyOf, type Settings, settingsSchema } from './settings.js';
+import { fromFile, inWordsOfFile, schemaProblems } from './translate.js';
+
+/** Everything a node needs to run. */
+export interface NodeConfig {
+  readonly engine: EngineOptions;
+  /**
+   * What it is at start. A primary begins a new epoch at every start. Default `standby`.
+   */
+  readonly role?: 'primary' | 'standby';
+  /** Whom a standby follows; without one it waits to be told. */
+  readonly upstream?: Upstream;
+  /** Unix socket of the administration interface. Default: `walship.sock` in the log directory. */
+  readonly adminSocket?: string;
+  /** `host:port` of a second administration interface: anyone may read there, only this host may change anything. */
+  readonly adminListen?: string;
+  /** What is allowed but was hardly meant; logged at start. */
+  readonly warnings?: readonly string[];
+}
+
+/** Where a node's administration interface is, unless the configuration says otherwise. */
+export function defaultAdminSocket(dir: string): string {
+  return join(dir, 'walship.sock');
+}
+
+/** The longest path of a unix socket: `sun_path` less its end. */
+const socketPathBytesMax = 107;
+
+/**
+ * Reads a node's configuration file (TOML). Relative paths in it are relative to the file's own directory. The secret
+ * comes from `cluster.secret`, from the file that `cluster.secret_file` names, or from WALSHIP_SECRET in `env`.
+ *
+ * @throws {WalshipError} `WALSHIP_ERR_CONFIG` that lists every problem, each with its key and what is allowed; also as
+ * `details.problems`.
+ */
+export function readNodeConfig(file: string, env: NodeJS.ProcessEnv = process.env): NodeConfig {
+  const problems: string[] = [];
+  const warnings: string[] = [];
+  const table = readToml(file);
+  const settings = fromFile(table, problems);
+  const at = (path: string) => resolve(dirname(file), path);
+
+  const parsed = settingsSchema.safeParse(settings);
+  if (!parsed.success) problems.push(...schemaProblems(parsed.error, settings));
+  const wrong = new Set(parsed.success ? [] : parsed.error.issues.map((issue) => issue.path[0]));
+  const right = <Name extends keyof Settings>(name: Name) =>
+    wrong.has(name) ? undefined : (settings as Settings)[name];
+
+  const secret = findSecret(right('cluster'), file, env, problems, warnings);
+  problems.push(...relationProblems(settings, right));
+  const dir = right('dir');
+  const adminSocket = right('adminSocket') ?? (dir && defaultAdminSocket(dir));
+  if (adminSocket && Buffer.byteLength(at(adminSocket)) > socketPathBytesMax) {
+    problems.push(
+      `admin_socket: ${at(adminSocket)} is longer than the ${socketPathBytesMax} bytes a socket's path may have; ` +
+        'set a shorter one',
+    );
+  }
+  if (problems.length > 0 || !parsed.success) throw configError(file, problems);
+
+  const { role, upstream, adminSocket: _, adminListen, cluster, ...options } = parsed.data;
+  return {
+    engine: { ...options, dir: at(options.dir), cluster: { id: cluster.id, secret } } as EngineOptions,
+    role: role ?? 'standby',
+    ...(upstream && { upstream: upstream as Upstream }),
+    adminSocket: at(adminSocket as string),
+    ...(adminListen && { adminListen }),
+    warnings,
+  };
+}
+
+/**
+ * Where the administration interface of the node with this configuration file is. Of the file only that much has to be
+ * right, so that a node can be asked whose file is being edited, or by someone who may not read its secret.
+ *
+ * @throws {WalshipError} `WALSHIP_ERR_CONFIG`
+ */
+export function adminSocketOf(file: string): string {
+  const { dir, admin_socket: socket } = readToml(file);
+  if (typeof socket === 'string') return resolve(dirname(file), socket);
+  if (typeof dir === 'string') return defaultAdminSocket(resolve(dirname(file), dir));
+  throw configError(file, ['dir: is missing, so there is no telling where the node listens; or give --dir']);
+}
+
+function readToml(file: string): Record<string, unknown> {
+  let text: string;
+  try {
+    text = readFileSync(file, 'utf8');
+  } catch (error) {
+    throw new WalshipError(
+      'WALSHIP_ERR_CONFIG',
+      `cannot read the configuration file: ${(error as Error).message}; \`walship config example\` prints one`,
+      { cause: error, details: { file } },
+    );
+  }
+  try {
+    return parse(text);
+  } catch (error) {
+    if (!(error instanceof TomlError)) throw error;
+    // Its message has the place drawn below the first line; the line and column say the same.
+    const what = (error.message.split('\n')[0] ?? '').replace(/^Invalid TOML document: /, '');
+    const line = text.split('\n')[error.line - 1]?.trim() ?? '';
+    throw new WalshipError(
+      'WALSHIP_ERR_CONFIG',
+      `${file}:${error.line}:${error.column}: this is not TOML: ${what}\n  ${line}`,
+      { cause: error, details: { file, line: error.line, column: error.column } },
+    );
+  }
+}
+
+function findSecret(
+  cluster: Settings['cluster'] | undefined,
+  file: string,
+  env: NodeJS.ProcessEnv,
+  problems: string[],
+  warnings: string[],
+): string {
+  if (cluster === undefined) return '';
+  const inFile = cluster.secret;
+  const { WALSHIP_SECRET: inEnvironment } = env;
+  const secretFile = cluster.secretFile && resolve(dirname(file), cluster.secretFile);
+  if (inFile !== undefined && secretFile !== undefined) {
+    problems.push('cluster.secret: is there beside cluster.secret_file; leave one of them out');
+    return '';
+  }
+  let secret = inFile ?? inEnvironment;
+  let from = 'WALSHIP_SECRET in the environment';
+  if (inFile !== undefined) warnIfReadable(file, warnings);
+  if (secretFile !== undefined) {
+    from = `cluster.secret_file: ${secretFile}`;
+    try {
+      secret = readFileSync(secretFile, 'utf8').trim();
+      warnIfReadable(secretFile, warnings);
+    } catch (error) {
+      problems.push(`cluster.secret_file: ${(error as Error).message}`);
+      return '';
+    }
+  }
+  if (secret === undefined) {
+    problems.push(
+      'cluster.secret: is missing; set it, or cluster.secret_file, or WALSHIP_SECRET in the environment. ' +
+        'Make one with: openssl rand -hex 32',
+    );
+  } else if (secret.length < 16) {
+    problems.push(`${from} must have at least 16 characters; make one with: openssl rand -hex 32`);
+  }
+  return secret ?? '';
+}
+
+function warnIfReadable(file: string, warnings: string[]): void {
+  if ((statSync(file).mode & 0o044) !== 0) {
+    warnings.push(`${file} holds the cluster's secret and can be read by others; chmod 600 ${file}`);
+  }
+}
+
+/** What settings must be to each other, where each is right by itself. `right` gives undefined for one that is not. */
+function relationProblems(
+  settings: Partial<Settings>,
+  right: <Name extends keyof Settings>(name: Name) => Settings[Name] | undefined,
+): string[] {
+  const problems: string[] = [];
+  if (right('role') === 'primary' && settings.upstream !== undefined) {
+    problems.push('upstream: a primary has none; leave it out, or set role = "standby"');
+  }
+  const rule = right('commitRule');
+  if (rule && rule.level !== 'async' && settings.listen === undefined) {
+    problems.push(
+      `commit_rule: level "${rule.level}" waits for standbys, but without listen none can connect`,
+    );
+  }
+  let slots = maxSlots;
+  const sizes = ['log', 'arena', 'links'] as const;
+  if (sizes.every((name) => right(name) === settings[name])) {
+    try {
+      const tables = Object.fromEntries(sizes.map((name) => [name, settings[name] ?? {}]));
+      const cluster = { id: 'any', secret: '-'.repeat(16) };
+      slots = nativeSettings({ dir: '.', nodeId: 'any', cluster, ...tables } as EngineOptions).arenaSlots;
+    } catch (error) {
+      problems.push(...listed(error).map(inWordsOfFile));
+    }
+  }
+  try {
+    cacheSettings(slots, right('cache') ?? {});
+  } catch (error) {
+    problems.push(
+      ...listed(error).map((problem) =>
+        problem.replace(/^(\w+) /, (_, name) => `${keyOf(['cache', name])}: `),
+      ),
+    );
+  }
+  return problems;
+}
+
+function listed(error: unknown): readonly string[] {
+  if (error instanceof WalshipError && error.code === 'WALSHIP_ERR_CONFIG') {
+    const { problems } = error.details;
+    return problems as readonly string[];
+  }
+  throw error;
+}
+
+function configError(file: string, problems: readonly string[]): WalshipError {
+  const count = problems.length === 1 ? 'a problem' : `${problems.length} problems`;
+  return new WalshipError('WALSHIP_ERR_CONFIG', `${file} has ${count}:\n  ${problems.join('\n  ')}`, {
+    details: { file, problems },
+  });
+}

@@ -1,0 +1,242 @@
+import { Engine, type EngineStatus } from '../engine/engine.js';
+import { WalshipError } from '../engine/errors.js';
+import { formatLsn } from '../engine/lsn.js';
+import { native } from '../engine/native.js';
+import { type CommitRule, parseAddress, type Upstream } from '../engine/options.js';
+import { AdminServer } from './admin.js';
+import { defaultAdminSocket, type NodeConfig } from './config.js';
+import { describeEvent, type LogEntry, Repetitions } from './report.js';
+
+/** What a node says about itself and the standbys below it: `GET /status`. */
+export interface NodeStatus extends EngineStatus {
+  readonly version: string;
+  readonly pid: number;
+  /** ISO 8601. */
+  readonly startedAt: string;
+  /** `host:port` with the port in use; absent if no standby can connect. */
+  readonly listen?: string;
+  readonly adminListen?: string;
+  readonly commitRule: CommitRule;
+  /** Whom this node was told to follow; absent on a primary, and on a standby on its own. */
+  readonly upstream?: Upstream;
+  readonly health: NodeHealth;
+}
+
+export interface NodeHealth {
+  readonly ok: boolean;
+  /** Why not, in plain words. */
+  readonly problems: readonly string[];
+}
+
+export interface NodeStartOptions {
+  /** Gets a line for everything that happens. Default: nobody. */
+  readonly log?: (entry: LogEntry) => void;
+}
+
+/**
+ * A running node: an engine with the role its configuration gives it, and the administration interface. What the
+ * `walship node` command runs; programs that append use {@link engine}.
+ */
+export class Node {
+  readonly engine: Engine;
+  /** Resolves when the node has stopped; rejects with why if its storage failed and it stopped because of that. */
+  readonly done: Promise<void>;
+  readonly #config: NodeConfig;
+  readonly #log: (entry: LogEntry) => void;
+  readonly #startedAt = new Date();
+  readonly #repetitions = new Repetitions();
+  #admin: AdminServer | undefined;
+  #upstream: Upstream | undefined;
+  #whyNoUpstream = '';
+  #whyRuleFails = '';
+  #failure: WalshipError | undefined;
+  #stopping: Promise<void> | undefined;
+  #finish!: () => void;
+  #fail!: (error: Error) => void;
+
+  /**
+   * Opens the log, listens, takes the configured role.
+   *
+   * @throws {WalshipError} as {@link Engine.open}; also `WALSHIP_ERR_ADMIN` if the administration interface cannot listen.
+   */
+  static async start(config: NodeConfig, options: NodeStartOptions = {}): Promise<Node> {
+    const log = options.log ?? (() => {});
+    for (const warning of config.warnings ?? []) log(entry('warn', 'configuration', warning));
+    log(
+      entry(
+        'info',
+        'starting',
+        `walship ${native.version}, node ${config.engine.nodeId} of cluster ` +
+          `${config.engine.cluster.id}, log in ${config.engine.dir}`,
+        { pid: process.pid },
+      ),
+    );
+    const node = new Node(config, await Engine.open(config.engine), log);
+    try {
+      await node.#begin();
+    } catch (error) {
+      await node.stop();
+      throw error;
+    }
+    return node;
+  }
+
+  private constructor(config: NodeConfig, engine: Engine, log: (entry: LogEntry) => void) {
+    this.#config = config;
+    this.#log = log;
+    this.engine = engine;
+    this.done = new Promise((resolve, reject) => {
+      this.#finish = resolve;
+      this.#fail = reject;
+    });
+    // Whoever awaits it gets the rejection; that nobody does is no crash.
+    this.done.catch(() => {});
+    engine.on('event', (event) => {
+      if (event.type === 'upstream-unreachable' || event.type === 'upstream-down')
+        this.#whyNoUpstream = event.message;
+      if (event.type === 'rule-failing') this.#whyRuleFails = event.message;
+      const described = describeEvent(event);
+      if (described && this.#repetitions.isNews(described)) log(described);
+      if (event.type === 'failed') {
+        this.#failure = new WalshipError(event.code, event.message);
+        void this.stop();
+      }
+    });
+  }
+
+  async #begin(): Promise<void> {
+    const { engine } = this;
+    if (engine.recoveryNote !== '') this.#tell('warn', 'recovered', `recovery: ${engine.recoveryNote}`);
+    if (engine.verbsProblem !== '')
+      this.#tell('info', 'tcp-only', `over TCP only: ${engine.verbsProblem}`);
+    const listen = this.#listen();
+    if (listen)
+      this.#tell('info', 'listening', `listening on ${listen}`, { address: listen, port: engine.listenPort });
+    this.#admin = await AdminServer.open(this, {
+      socket: this.#config.adminSocket ?? defaultAdminSocket(this.#config.engine.dir),
+      listen: this.#config.adminListen,
+    });
+    for (const address of this.#admin.addresses)
+      this.#tell('info', 'admin', `administration at ${address}`, { address });
+    if (this.#config.role === 'primary') await this.promote();
+    else await this.follow(this.#config.upstream);
+  }
+
+  /** Becomes the primary in a new epoch, the next one if none is given. Errors: as {@link Engine.promote}. */
+  async promote(epoch?: bigint): Promise<bigint> {
+    const reached = await this.engine.promote(epoch);
+    this.#upstream = undefined;
+    const at = formatLsn(this.engine.positions.received);
+    this.#tell('info', 'role', `primary in epoch ${reached} from LSN ${at} on`, {
+      role: 'primary',
+      epoch: String(reached),
+    });
+    return reached;
+  }
+
+  /** Becomes a standby of `upstream`, or one on its own. Errors: as {@link Engine.follow}. */
+  async follow(upstream?: Upstream): Promise<void> {
+    await this.engine.follow(upstream);
+    this.#upstream = upstream;
+    this.#whyNoUpstream = '';
+    const message = upstream
+      ? `standby, follows ${upstream.address}${upstream.node ? ` (${upstream.node})` : ''}`
+      : 'standby that follows nobody: `walship follow HOST:PORT` or `walship promote` changes that';
+    this.#tell('info', 'role', message, { role: 'standby', ...(upstream && { upstream: upstream.address }) });
+  }
+
+  status(): NodeStatus {
+    const status = this.engine.status();
+    const listen = this.#listen();
+    return {
+      version: native.version,
+      pid: process.pid,
+      startedAt: this.#startedAt.toISOString(),
+      ...(listen && { listen }),
+      ...(this.#admin?.listen && { adminListen: this.#admin.listen }),
+      commitRule: this.#config.engine.commitRule ?? { level: 'async' },
+      ...(this.#upstream && { upstream: this.#upstream }),
+      health: this.#health(status),
+      ...status,
+    };
+  }
+
+  /** Whether it does what its role asks of it. */
+  health(): NodeHealth {
+    return this.#health(this.engine.status());
+  }
+
+  #health(status: EngineStatus): NodeHealth {
+    const problems: string[] = [];
+    if (this.#failure) problems.push(`the storage has failed: ${this.#failure.message}`);
+    else if (status.storageProblem !== '')
+      problems.push(`the log cannot be written: ${status.storageProblem}`);
+    if (status.ruleFailing) problems.push(this.#whyRuleFails || 'commits wait: the commit rule is not met');
+    const connected = status.links.some((link) => link.direction === 'upstream' && link.streaming);
+    if (status.role === 'standby' && !connected) {
+      const why = this.#whyNoUpstream === '' ? '' : `: ${this.#whyNoUpstream}`;
+      problems.push(
+        this.#upstream
+          ? `not connected to the upstream ${this.#upstream.address}${why}`
+          : 'this standby follows nobody: `walship follow HOST:PORT` or `walship promote` changes that',
+      );
+    }
+    return { ok: problems.length === 0, problems };
+  }
+
+  /** What has to be changed for the role of now to be the one after a restart; undefined if nothing. */
+  roleAtRestart(): string | undefined {
+    const role = this.#config.role ?? 'standby';
+    if (this.engine.role === role && this.#upstream?.address === this.#config.upstream?.address)
+      return undefined;
+    const wanted =
+      this.engine.role === 'primary'
+        ? 'role = "primary"'
+        : `role = "standby" and upstream = "${this.#upstream?.address ?? ''}"`;
+    return `the configuration still gives this node another role; set ${wanted} there before it is started again`;
+  }
+
+  /** Ends the administration interface, every link and the log, in this order. */
+  stop(): Promise<void> {
+    this.#stopping ??= this.#stop();
+    return this.#stopping;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.stop();
+  }
+
+  async #stop(): Promise<void> {
+    this.#tell('info', 'stopping', 'stopping');
+    try {
+      await this.#admin?.close();
+      await this.engine.close();
+      const at = formatLsn(this.engine.positions.flushed);
+      if (!this.#failure) this.#tell('info', 'stopped', `stopped, flushed up to LSN ${at}`);
+    } catch (error) {
+      this.#failure ??= error as WalshipError;
+    }
+    if (this.#failure) this.#fail(this.#failure);
+    else this.#finish();
+  }
+
+  #listen(): string | undefined {
+    const { listen } = this.#config.engine;
+    if (listen === undefined) return undefined;
+    const { host } = parseAddress(listen);
+    return `${host.includes(':') ? `[${host}]` : host || '0.0.0.0'}:${this.engine.listenPort}`;
+  }
+
+  #tell(level: LogEntry['level'], event: string, message: string, facts?: LogEntry['facts']): void {
+    this.#log(entry(level, event, message, facts));
+  }
+}
+
+function entry(
+  level: LogEntry['level'],
+  event: string,
+  message: string,
+  facts?: LogEntry['facts'],
+): LogEntry {
+  return { time: new Date(), level, event, message, ...(facts && { facts }) };
+}

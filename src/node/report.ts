@@ -1,0 +1,114 @@
+import type { EngineEvent } from '../engine/engine.js';
+import { formatLsn } from '../engine/lsn.js';
+
+/** Something a node tells about itself: one line of its log. */
+export interface LogEntry {
+  readonly time: Date;
+  readonly level: 'info' | 'warn' | 'error';
+  /** The engine's event type, or one of the node's own: `starting`, `recovered`, `listening`, `admin`, `role`, … */
+  readonly event: string;
+  /** For people: one line, never empty. */
+  readonly message: string;
+  /** `WALSHIP_ERR_…` where something is wrong. */
+  readonly code?: string;
+  /** Facts for programs: `node`, `lsn`, `port`, … An LSN is decimal text. */
+  readonly facts?: Readonly<Record<string, string | number | boolean>>;
+}
+
+const levels: Partial<Record<string, LogEntry['level']>> = {
+  'upstream-down': 'warn',
+  'upstream-unreachable': 'warn',
+  'downstream-down': 'warn',
+  'connection-refused': 'warn',
+  stalled: 'warn',
+  'rule-failing': 'warn',
+  'log-cut': 'warn',
+  demoted: 'warn',
+  'storage-problem': 'error',
+  failed: 'error',
+};
+
+/** An event of the engine as a line; undefined for what is no news to a person. */
+export function describeEvent(event: EngineEvent): LogEntry | undefined {
+  const message = sentence(event);
+  if (message === undefined) return undefined;
+  return {
+    time: new Date(),
+    level: levels[event.type] ?? 'info',
+    event: event.type,
+    message,
+    ...(event.code !== '' && { code: event.code }),
+    facts: { ...(event.node !== '' && { node: event.node }), lsn: String(event.lsn) },
+  };
+}
+
+function sentence({ type, node, message, lsn }: EngineEvent): string | undefined {
+  switch (type) {
+    case 'upstream-up':
+      return `connected to upstream ${node}`;
+    case 'upstream-down':
+      return `lost upstream ${node}: ${message}`;
+    case 'upstream-unreachable':
+      return `cannot reach the upstream: ${message}`;
+    case 'downstream-up':
+      return `standby ${node} connected`;
+    case 'downstream-down':
+      return `standby ${node} is gone: ${message}`;
+    case 'connection-refused':
+      return `refused a connection${node === '' ? '' : ` from ${node}`}: ${message}`;
+    case 'stalled':
+      return `standby ${node} is behind and does not move`;
+    case 'moving':
+      return `standby ${node} moves again`;
+    case 'rule-failing':
+      return message;
+    case 'rule-met':
+      return 'the commit rule is met again';
+    case 'demoted':
+      return `no longer primary, at LSN ${formatLsn(lsn)}`;
+    case 'log-cut':
+      return `cut the log: ${message}`;
+    case 'storage-problem':
+      return `the log cannot be written: ${message}`;
+    case 'storage-ok':
+      return 'the log can be written again';
+    case 'failed':
+      return `the storage has failed for good: ${message}`;
+    // The node tells this itself, with the epoch.
+    case 'promoted':
+    // Back-pressure comes and goes with the load.
+    case 'writable':
+      return undefined;
+  }
+}
+
+/** A line for people. */
+export function textLine({ time, level, message }: LogEntry): string {
+  return `${time.toISOString()} ${level.toUpperCase().padEnd(5)} ${message.replace(/\s*\n\s*/g, ' ')}`;
+}
+
+/** A line for programs. */
+export function jsonLine({ time, level, event, message, code, facts }: LogEntry): string {
+  return JSON.stringify({ time, level, event, message, code, ...facts });
+}
+
+const quietMs = 30_000;
+
+/**
+ * Lets through each of a kind of entries that retries repeat only when it differs from the last one, or once in a while.
+ */
+export class Repetitions {
+  readonly #last = new Map<string, { message: string; at: number }>();
+
+  isNews({ event, message, time }: LogEntry): boolean {
+    if (event !== 'upstream-unreachable' && event !== 'connection-refused') {
+      // What happened meanwhile makes the same refusal news again.
+      this.#last.clear();
+      return true;
+    }
+    const last = this.#last.get(event);
+    if (last?.message === message && time.getTime() - last.at < quietMs) return false;
+    this.#last.set(event, { message, at: time.getTime() });
+    return true;
+  }
+}

@@ -1,0 +1,127 @@
+import { z } from 'zod';
+import { cacheSettings, minSlots } from '../cache/settings.js';
+import { optionsSchema } from '../engine/options.js';
+import { sizeText, timeText } from './units.js';
+
+const address = optionsSchema.shape.listen.unwrap();
+
+/**
+ * What may stand in a node's configuration file: the options of the engine under the same names in snake_case, and what
+ * makes a process of them.
+ */
+export const settingsSchema = optionsSchema.extend({
+  cluster: optionsSchema.shape.cluster.extend({
+    secret: optionsSchema.shape.cluster.shape.secret.optional(),
+    secretFile: z.string().min(1).optional(),
+  }),
+  role: z.enum(['primary', 'standby']).optional(),
+  upstream: z
+    .strictObject({
+      address,
+      node: optionsSchema.shape.nodeId.optional(),
+      source: z.string().min(1).optional(),
+    })
+    .optional(),
+  adminSocket: z.string().min(1).optional(),
+  adminListen: address.optional(),
+});
+
+export type Settings = z.infer<typeof settingsSchema>;
+
+/** A way into the schema: names in camelCase, and places in lists. */
+export type SettingPath = readonly PropertyKey[];
+
+/** The cache checks its settings itself; here it is enough to know their names. */
+const cacheNames = Object.keys(cacheSettings(minSlots)).filter((name) => name !== 'slots');
+
+/** `pageBytes` as it is written in the file: `page_bytes`. */
+export function snakeCase(name: PropertyKey): string {
+  return String(name).replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
+}
+
+/** `log.page_bytes` for `['log', 'pageBytes']`. */
+export function keyOf(path: SettingPath): string {
+  return path.map((name) => snakeCase(name)).join('.');
+}
+
+function withoutOptional(schema: z.ZodType): z.ZodType {
+  return schema instanceof z.ZodOptional ? withoutOptional(schema.unwrap() as z.ZodType) : schema;
+}
+
+/** The schema of a setting, without the `optional()` around it; undefined if there is no such setting. */
+export function schemaAt(path: SettingPath): z.ZodType | undefined {
+  let schema: z.ZodType | undefined = settingsSchema;
+  for (const name of path) {
+    if (schema instanceof z.ZodObject) schema = schema.shape[name as string] as z.ZodType | undefined;
+    else if (schema instanceof z.ZodRecord)
+      schema = cacheNames.includes(name as string) ? z.unknown() : undefined;
+    else if (schema instanceof z.ZodArray) schema = schema.element as z.ZodType;
+    else return undefined;
+    if (schema === undefined) return undefined;
+    schema = withoutOptional(schema);
+  }
+  return schema;
+}
+
+/** What may stand in a table; undefined if the setting is none. */
+export function namesIn(path: SettingPath): readonly string[] | undefined {
+  const schema = schemaAt(path);
+  if (schema instanceof z.ZodObject) return Object.keys(schema.shape);
+  return schema instanceof z.ZodRecord ? cacheNames : undefined;
+}
+
+/** Every setting below `path`, tables themselves left out. */
+export function settingPaths(path: SettingPath = []): SettingPath[] {
+  const names = namesIn(path);
+  return names ? names.flatMap((name) => settingPaths([...path, name])) : [path];
+}
+
+/** A number of bytes, which may be written as `64MiB`. */
+export function isSize(path: SettingPath): boolean {
+  return schemaAt(path) instanceof z.ZodNumber && /bytes(Max)?$/i.test(String(path.at(-1)));
+}
+
+/** A number of milliseconds, which may be written as `20ms` or `2s`. */
+export function isTime(path: SettingPath): boolean {
+  const schema = schemaAt(path);
+  if (!(schema instanceof z.ZodNumber) && path[0] !== 'cache') return false;
+  return /Ms(Min|Max)?$/.test(String(path.at(-1)));
+}
+
+/** What a setting may be, to be put behind "must be". */
+export function allowed(path: SettingPath): string {
+  const schema = schemaAt(path);
+  if (schema instanceof z.ZodNumber) return allowedNumber(schema, path);
+  if (schema instanceof z.ZodBigInt) return 'an LSN: a whole number, or text such as "0/16B3740"';
+  if (schema instanceof z.ZodBoolean) return 'true or false';
+  if (schema instanceof z.ZodEnum) return oneOf(schema.options);
+  if (schema instanceof z.ZodUnion) {
+    return oneOf((schema.options as z.ZodLiteral[]).map((option) => option.value as number));
+  }
+  if (schema instanceof z.ZodArray) return 'a list of names, such as ["b", "c"]';
+  if (schema instanceof z.ZodString) return ownRule(schema, '') ?? 'text that is not empty';
+  const names = namesIn(path);
+  if (names) return `a table, [${keyOf(path)}], with ${names.map(snakeCase).join(', ')}`;
+  return 'something else';
+}
+
+/** What the schema's own message about a wrong value asks for; undefined if it has none. */
+function ownRule(schema: z.ZodType, wrong: unknown): string | undefined {
+  const messages = schema.safeParse(wrong).error?.issues.map((issue) => issue.message) ?? [];
+  return messages.find((message) => message.startsWith('must be '))?.slice('must be '.length);
+}
+
+function allowedNumber(schema: z.ZodNumber, path: SettingPath): string {
+  const [low, high] = [schema.minValue ?? 0, schema.maxValue ?? Number.MAX_SAFE_INTEGER];
+  const range = (text: (value: number) => string) =>
+    high < Number.MAX_SAFE_INTEGER ? `from ${text(low)} to ${text(high)}` : `of ${text(low)} or more`;
+  const rule = ownRule(schema, low + 1);
+  const size = rule ? `${rule}, a size` : 'a size';
+  if (isSize(path)) return `${size} ${range(sizeText)}: text such as "64KiB", or a number of bytes`;
+  if (isTime(path)) return `a time ${range(timeText)}: text such as "20ms" or "2s", or a number of ms`;
+  return `a whole number ${range(String)}`;
+}
+
+function oneOf(values: readonly (string | number)[]): string {
+  return `one of ${values.map((value) => JSON.stringify(value)).join(', ')}`;
+}
