@@ -283,7 +283,7 @@ export class AdaptiveQueues extends Queues {
 
   /** Whether the slowest live reader has surely read the appended page in `slot`. */
   #isSpent(slot: number): boolean {
-    return this.#shadow.isStale(slot) || this.#lag(slot) > this.#slowestLag * lagSlack + 1;
+    return this.#lag(slot) > this.#slowestLag * lagSlack + 1;
   }
 
   /** LRU's own order: to follow it is never a difference. */

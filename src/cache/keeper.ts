@@ -216,9 +216,9 @@ export class Keeper {
       const held = this.#slotPages[slot] as number;
       const known = pageOf(this.#policy, slot);
       if (held === known) continue;
-      if (known >= 0) this.#remove(slot, now);
       // A page the log had reached before can only have come back from disk.
       if (held >= 0) this.#insert(slot, held, held <= newestKnown, now);
+      else this.#remove(slot, now);
     }
   }
 }

@@ -13,7 +13,6 @@ export class ShadowLru {
    */
   readonly orphans: Lists;
   readonly #queues: Lists;
-  readonly #capacity: number;
   /** One node a page LRU holds. */
   readonly #recency: Lists;
   readonly #pageOfNode: Float64Array;
@@ -23,13 +22,10 @@ export class ShadowLru {
   readonly #nodeOfSlot: Int32Array;
   /** Node of every absent page. */
   readonly #absent: PageTable;
-  readonly #orphanedAt: Float64Array;
-  #evictions = 0;
   #unusedNodes: number;
 
   /** @param queues says which queue of the owner a slot is in */
   constructor(slots: number, queues: Lists, queueCount: number) {
-    this.#capacity = slots;
     this.#queues = queues;
     this.orphans = new Lists(slots, queueCount);
     this.#recency = new Lists(slots, 1);
@@ -37,7 +33,6 @@ export class ShadowLru {
     this.#slotOfNode = new Int32Array(slots);
     this.#nodeOfSlot = new Int32Array(slots).fill(-1);
     this.#absent = new PageTable(slots);
-    this.#orphanedAt = new Float64Array(slots);
     this.#unusedNodes = slots;
   }
 
@@ -59,11 +54,6 @@ export class ShadowLru {
   /** The slot that comes after `slot` in that order, −1 if there is none. */
   afterTail(slot: number): number {
     return this.#residentFrom(this.#recency.newer(this.#nodeOfSlot[slot] as number));
-  }
-
-  /** Whether the orphan in `slot` has been one for longer than a page nobody reads stays in LRU. */
-  isStale(slot: number): boolean {
-    return this.#evictions - (this.#orphanedAt[slot] as number) > this.#capacity;
   }
 
   /** `page` came into `slot` of the real cache. Returns whether LRU already held it. */
@@ -102,13 +92,11 @@ export class ShadowLru {
       node = --this.#unusedNodes;
     } else {
       node = this.#recency.oldest(0);
-      this.#evictions++;
       const slot = this.#slotOfNode[node] as number;
       if (slot < 0) {
         this.#absent.delete(this.#pageOfNode[node] as number);
       } else {
         this.#nodeOfSlot[slot] = -1;
-        this.#orphanedAt[slot] = this.#evictions;
         this.orphans.push(this.#queues.listOf(slot), slot);
       }
     }

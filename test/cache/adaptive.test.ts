@@ -108,17 +108,15 @@ describe('the adaptive policy against plain LRU', () => {
 
   it('does not live on old merits: over any stretch it loses two arenas of pages at most, beside the margin', () => {
     const slots = 256;
-    // Skewed reads earn thousands of misses that LRU had; then catch-up readers that follow each other closely.
-    const followers = logTrace('', {
-      appends: 12_000,
-      catchUps: [5, 4.8, 4.5].map((speed, index) => ({ at: 4000 + 60 * index, behind: 4000, speed })),
-    });
-    const later = (round: number) => ({
-      ...followers,
-      accesses: followers.accesses.map((access) => ({ ...access, page: access.page + round * 1e6 })),
-    });
-    const zipf = readTraceOf('', 60_000, zipfSource(5000, 1, 3));
-    const trace = concatenated('', [zipf, later(1), later(2), later(3), later(4)]);
+    // Skewed reads earn thousands of misses that LRU had; then what is read changes again and again, where LRU is better.
+    const skewed = (name: string, count: number, pages: number, seed: number, from = 0): Trace => {
+      const next = zipfSource(pages, seed === 0 ? 1 : 0.9, seed);
+      return readTraceOf(name, count, () => from + next());
+    };
+    const phases = Array.from({ length: 60 }, (_, index) =>
+      skewed('', 2500, 500, index + 1, 1e6 * (index + 1)),
+    );
+    const trace = concatenated('', [skewed('', 60_000, 5000, 0), ...phases]);
     let best = 0;
     let worst = 0;
     for (const { ours, lru } of race(slots, {}, trace.accesses)) {
@@ -126,8 +124,10 @@ describe('the adaptive policy against plain LRU', () => {
       best = Math.min(best, excess);
       worst = Math.max(worst, excess - best);
     }
-    expect(best).toBeLessThan(-400 * slots);
+    expect(best).toBeLessThan(-1000 * slots);
     expect(worst).toBeLessThanOrEqual(200 * slots);
+    // It is the bound that holds it there.
+    expect(worst).toBeGreaterThan(190 * slots);
   });
 
   it('wastes no slot: pages that fit are read from disk once', () => {
@@ -151,13 +151,13 @@ describe('the adaptive policy against plain LRU', () => {
         if (slots === 1024) expect(arena.stalls, trace.name).toBe(0);
       }
     }
-  });
+  }, 60_000);
 });
 
 describe('live readers beside a catch-up scan', () => {
   it('lose at most 0.5 % of their hits, however fast and long the scan', () => {
     const workload = fc.record({
-      slots: fc.constantFrom(128, 256, 512),
+      slots: fc.constantFrom(128, 256),
       /** Where the live readers are, as a part of the arena. */
       lags: fc.array(fc.double({ min: 0, max: 0.25, noNaN: true }), { minLength: 1, maxLength: 3 }),
       scans: fc.array(
@@ -183,8 +183,19 @@ describe('live readers beside a catch-up scan', () => {
         const beside = simulate('adaptive', slots, logTrace('', { ...quiet, catchUps })).liveHits;
         expect((without - beside) / without).toBeLessThanOrEqual(0.005);
       }),
-      { numRuns: 40 },
+      { numRuns: 25 },
     );
+  }, 60_000);
+
+  it('are protected by what the policy learns: how many pages they need, and which they have all read', () => {
+    const liveMisses = (name: string, slots: number): number => {
+      const trace = modelTraces().find((trace) => trace.name === name) as Trace;
+      const { liveReads, liveHits } = simulate('adaptive', slots, trace);
+      return (liveReads - liveHits) / liveReads;
+    };
+    // Without the target for live pages 1 %, and without the lag of the slowest reader 0.4 %.
+    expect(liveMisses('together', 256)).toBeLessThan(0.002);
+    expect(liveMisses('fast-scans', 1024)).toBeLessThan(0.002);
   });
 });
 
@@ -205,15 +216,29 @@ describe('the rules of the adaptive policy', () => {
     expect(policyStats(policy)).toMatchObject({ fifo: 2, lru: 2 });
   });
 
-  it('pages of the LRU queue that were accessed are looked at again before they would leave, not only every T2', () => {
-    // Nothing LRU would hold on to stands in the way: its order is the same here.
-    const policy = transparentPolicy(4, { reviewMs: 1e9, fifoShare: 0.01 });
+  it('a page of the LRU queue that was accessed is not evicted because its review is yet to come', () => {
+    // Each load is a miss of LRU too and, with this margin, pays for one difference from it.
+    const policy = transparentPolicy(8, { reviewMs: 1e9, lruMarginPercent: 100 });
     for (const slot of [0, 1, 2, 3]) {
-      insert(policy, slot, 0);
+      insert(policy, slot, 0, 'loaded');
       access(policy, slot, 0);
     }
+    for (const slot of [1, 0]) access(policy, slot, 1);
+    // LRU's order has 1 before 0; that of the queue, by lists, is 2, 3 and then as the walk met the two.
+    expect(leavingOrder(policy, 2).slice(0, 2)).toEqual([2, 3]);
+  });
+
+  it('forgets with the page that it was accessed', () => {
+    const policy = transparentPolicy(8, { reviewMs: 100 });
+    insert(policy, 0, 0);
+    access(policy, 0, 0);
     access(policy, 0, 1);
-    expect(leavingOrder(policy, 2)).toEqual([1, 2, 3, 0]);
+    remove(policy, 0, 2);
+    insert(policy, 1, 200);
+    expect(leavingOrder(policy, 200)).toEqual([1]);
+    insert(policy, 0, 200, 'appended', 500);
+    expect(leavingOrder(policy, 400)).toEqual([1, 0]);
+    expect(policyStats(policy)).toMatchObject({ fifo: 2, lru: 0 });
   });
 
   it('a page that comes back soon after it left goes to the LRU queue and lengthens the queue it had left', () => {

@@ -137,6 +137,24 @@ describe('the literal policy', () => {
     expect(literalQueues(policy, 10_000)).toMatchObject({ evicted: [10], lru: [...range(11, 18), 0] });
   });
 
+  it('does not bring back at the review what was evicted or removed since it was accessed', () => {
+    const options = { adaptive: false, fifoShare: 0.5, fillPercent: 80, evictPercent: 25, reviewMs: 100 };
+    const policy = transparentPolicy(20, options);
+    for (const slot of range(0, 8)) {
+      insert(policy, slot, 0);
+      access(policy, slot, 0);
+    }
+    for (const slot of [0, 5]) access(policy, slot, 1);
+    remove(policy, 5, 2);
+    for (const slot of [8, 9]) {
+      insert(policy, slot, 3);
+      access(policy, slot, 3);
+    }
+    expect(literalQueues(policy, 3)).toEqual({ evicted: [0, 1], fifo: [], lru: [2, 3, 4, 6, 7, 8, 9] });
+    insert(policy, 5, 100);
+    expect(literalQueues(policy, 100)).toEqual({ evicted: [0, 1], fifo: [5], lru: [2, 3, 4, 6, 7, 8, 9] });
+  });
+
   it('holds no queue beyond its share and leaves 100 − p1 % of the slots free or evicted', () => {
     fc.assert(
       fc.property(
