@@ -60,7 +60,10 @@ class Pump final : public SessionHost {
   Result<uint64_t> promise(uint64_t epoch);
   void pageLoaded(uint64_t page, const Error* error);
   void fail(const Error& error);
-  void setCommitRule(CommitRule rule) { rule_ = std::move(rule); }
+  void setCommitRule(CommitRule rule) {
+    rule_ = std::move(rule);
+    if (primary_) evaluateCommit();
+  }
 
   // ---- SessionHost ----
   Store& store() override { return store_; }
