@@ -60,7 +60,6 @@ export class Workers {
 export class Cluster {
   readonly network: Network;
   readonly members: Member[] = [];
-  readonly acknowledged: Acknowledged[] = [];
   /** What the scenario found out, printed with its result. */
   readonly notes: string[] = [];
   readonly base: string;
@@ -68,7 +67,8 @@ export class Cluster {
   readonly #defaults: Overrides;
   readonly #cleanUps: (() => void)[] = [];
   #writer = 0;
-  #loading: { member: Member; from: number } | undefined;
+  #loading: { process: NodeProcess; from: number } | undefined;
+  readonly #loaded = new Set<NodeProcess>();
 
   constructor(workers: Workers, defaults: Overrides = {}) {
     this.#workers = workers;
@@ -247,7 +247,7 @@ export class Cluster {
   // ---- the workload ----
 
   async load(index: number, settings: Partial<WorkloadSettings> = {}): Promise<void> {
-    const member = this.member(index);
+    const { process } = this.member(index);
     const slow = this.network.slow;
     const all: WorkloadSettings = {
       writer: ++this.#writer,
@@ -258,28 +258,30 @@ export class Cluster {
       drainMs: 5000 * slow,
       ...settings,
     };
-    this.#loading = { member, from: member.process.acknowledged.length };
-    await member.process.load(all);
+    this.#loaded.add(process);
+    this.#loading = { process, from: process.acknowledged.length };
+    await process.load(all);
   }
 
-  /** Takes over what was acknowledged so far; the primary may be dead. */
-  gather(): Acknowledged[] {
-    if (this.#loading === undefined) return [];
-    const fresh = this.#loading.member.process.acknowledged.slice(this.#loading.from);
+  /** The workload's node is dead or no longer primary: nobody waits for its end. */
+  forgetLoad(): void {
     this.#loading = undefined;
-    for (const one of fresh) this.acknowledged.push(one);
-    return fresh;
   }
 
   async endLoad(): Promise<WorkloadEnd> {
     if (this.#loading === undefined) throw new Error('no workload is running');
-    const end = await this.#loading.member.process.endLoad();
-    this.gather();
+    const end = await this.#loading.process.endLoad();
+    this.#loading = undefined;
     return end;
   }
 
+  /** Every record that any primary has reported committed to its client; the primary may have died since. */
+  get acknowledged(): Acknowledged[] {
+    return [...this.#loaded].flatMap((process) => process.acknowledged);
+  }
+
   acknowledgedNow(): number {
-    return this.#loading ? this.#loading.member.process.acknowledged.length - this.#loading.from : 0;
+    return this.#loading ? this.#loading.process.acknowledged.length - this.#loading.from : 0;
   }
 
   /** Until `records` more are acknowledged: the cluster commits. Gives back how long that took in ms. */
@@ -331,10 +333,11 @@ export class Cluster {
     if (first === undefined) throw new Error('no node is left to compare');
     let compared = 0;
     for (const copy of copies.slice(1)) compared += compareSegments(first, copy);
+    const { acknowledged } = this;
     let records = 0;
-    for (const copy of copies) records += assertRecords(copy, this.acknowledged);
+    for (const copy of copies) records += assertRecords(copy, acknowledged);
     this.note(
-      `${this.acknowledged.length} records acknowledged, ${records} found on ${copies.length} nodes; ` +
+      `${acknowledged.length} records acknowledged, ${records} found on ${copies.length} nodes; ` +
         `${first.payload.length} bytes, ${first.frames} frames, ${first.pages} pages; ${compared} bytes compared`,
     );
     for (const { process, name } of this.members) {
