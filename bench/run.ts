@@ -1,10 +1,13 @@
 import { parseArgs } from 'node:util';
+import { appendBench } from './append.js';
 import { cacheBench } from './cache.js';
+import { cascadeBench } from './cascade.js';
+import { commitBench } from './commit.js';
 import type { Bench, BenchOptions } from './lib/bench.js';
 import { inLab } from './lib/hosts.js';
 import { shipBench } from './ship.js';
 
-const benches: readonly Bench[] = [shipBench, cacheBench];
+const benches: readonly Bench[] = [shipBench, commitBench, cascadeBench, appendBench, cacheBench];
 
 const usage = `Usage: npm run bench -- NAME [OPTIONS]
 
@@ -15,7 +18,7 @@ Options
   --transport T        tcp (default) or verbs; verbs needs RDMA devices:
                        scripts/softroce run --nodes 5 -- npx tsx bench/run.ts NAME --transport verbs
   --dir DIR            where the logs go; default: /dev/shm, and a folder under build/ where a disk is meant
-  --seconds S          whole seconds of each measurement (default 2)
+  --seconds S          whole seconds of each measurement (default 1)
   --rounds N           how often each is made; medians are shown (default 5)
   --quick              one round of one second: shows that the bench works, not how fast walship is
 
@@ -54,7 +57,7 @@ async function main(): Promise<void> {
     json: values.json,
     transport,
     dir: values.dir,
-    seconds: wholeNumber('--seconds', values.seconds, values.quick ? 1 : 2),
+    seconds: wholeNumber('--seconds', values.seconds, 1),
     rounds: wholeNumber('--rounds', values.rounds, values.quick ? 1 : 5),
     quick: values.quick,
   };

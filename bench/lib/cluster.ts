@@ -1,5 +1,6 @@
 import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
+import { rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { CommitRule, EngineOptions, EngineStatus } from '../../src/index.js';
@@ -128,7 +129,8 @@ export class Cluster {
     if (!opened) return;
     this.#opened = undefined;
     const all = this.#nodes.slice(0, opened.count).reverse();
-    await Promise.all(all.map((node) => node.call('close', { remove: opened.dir })));
+    await Promise.all(all.map((node) => node.call('close')));
+    rmSync(opened.dir, { recursive: true, force: true });
   }
 
   /** Processor time that the nodes of the tree took while `body` ran, in seconds. */

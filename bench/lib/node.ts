@@ -1,5 +1,5 @@
 // A process of its own for one node of a bench. Does what its parent says over IPC; ends with it.
-import { mkdirSync, rmSync } from 'node:fs';
+import { mkdirSync } from 'node:fs';
 import type { DriveResult, DriveSettings } from '../../src/engine/native.js';
 import {
   type CommitRule,
@@ -32,10 +32,9 @@ const calls = {
     engine = await Engine.open(options);
     return { port: engine.listenPort };
   },
-  async close({ remove }: { remove: string }): Promise<void> {
+  async close(): Promise<void> {
     await engine?.close();
     engine = undefined;
-    rmSync(remove, { recursive: true, force: true });
   },
   promote: (): Promise<bigint> => opened().promote(),
   follow: (upstream: Upstream): Promise<void> => opened().follow(upstream),
