@@ -6,7 +6,7 @@
 
 # How long a guest may take from power-on to the command's start, and from the command's end to power-off. Generous:
 # the machine may be busy with other things, and these only end what hangs.
-readonly kBootSeconds=120 kLeaveSeconds=30
+readonly kBootSeconds=180 kLeaveSeconds=30
 
 pids=() # of QEMU, by number of VM
 run=

@@ -18,7 +18,7 @@ readonly kKernelMetaPackage=linux-image-amd64
 
 # What a guest loads; modprobe adds what these depend on. crc32_generic is rxe's checksum, which rxe asks the crypto layer
 # for by name and so no dependency names it; likewise 9pnet_virtio is 9p's way to the host.
-readonly kModules='virtio_pci virtio_console 9pnet_virtio 9p crc32_generic ib_uverbs rdma_ucm rdma_rxe sch_netem'
+readonly kModules='virtio_pci virtio_console 9pnet_virtio 9p overlay crc32_generic ib_uverbs rdma_ucm rdma_rxe sch_netem'
 readonly kNodesModules='veth bridge'
 readonly kVmsModules='virtio_net ifb sch_ingress cls_matchall act_gact act_mirred'
 
