@@ -1,0 +1,80 @@
+// What people see.
+import type { EngineEvent, EngineStatus } from 'walship';
+
+export class Printer {
+  readonly #start = performance.now();
+
+  heading(text: string): void {
+    process.stdout.write(`\n── ${text}\n`);
+  }
+
+  line(text: string): void {
+    const at = ((performance.now() - this.#start) / 1000).toFixed(1);
+    process.stdout.write(`${at.padStart(6)} s  ${text}\n`);
+  }
+
+  progress(latenciesMs: Float64Array, seconds: number, status: EngineStatus): void {
+    const lag = status.nodes
+      .map(({ node, lagBytes, lagMs }) => `${node} ${bytes(lagBytes)}${lagMs > 0 ? ` (${lagMs} ms)` : ''}`)
+      .join(', ');
+    const rate = Math.round(latenciesMs.length / seconds);
+    this.line(
+      `${String(rate).padStart(5)} transactions/s, commit p50 ${ms(latenciesMs, 0.5)}, p99 ${ms(latenciesMs, 0.99)}` +
+        `; behind: ${lag || 'nobody connected'}`,
+    );
+  }
+
+  /** The events that tell the story; the others are for operators. */
+  event(name: string, { type, node, code, message }: EngineEvent): void {
+    if (type === 'downstream-up') this.line(`${name}: ships to ${node}`);
+    else if (type === 'downstream-down') this.line(`${name}: ${node} is gone (${code})`);
+    else if (type === 'rule-failing' || type === 'log-cut' || type === 'failed')
+      this.line(`${name}: ${message}`);
+  }
+}
+
+export interface Phase {
+  readonly title: string;
+  readonly transactions: number;
+  readonly seconds: number;
+  readonly walBytes: number;
+  readonly latenciesMs: Float64Array;
+  /** Of the standby that was most behind. */
+  readonly lagBytesMax: number;
+}
+
+const columns = ['done when', 'transactions', 'per second', 'WAL', 'commit p50', 'commit p99', 'lag at most'];
+
+export function phaseRow(phase: Phase): string[] {
+  return [
+    phase.title,
+    String(phase.transactions),
+    String(Math.round(phase.transactions / phase.seconds)),
+    bytes(phase.walBytes),
+    ms(phase.latenciesMs, 0.5),
+    ms(phase.latenciesMs, 0.99),
+    bytes(phase.lagBytesMax),
+  ];
+}
+
+export function table(rows: readonly (readonly string[])[]): string {
+  const all = [columns, ...rows];
+  const widths = columns.map((_, column) => Math.max(...all.map((row) => (row[column] ?? '').length)));
+  return all
+    .map((row) => {
+      const cells = row.map((cell, column) =>
+        column === 0 ? cell.padEnd(widths[0] as number) : cell.padStart(widths[column] as number),
+      );
+      return cells.join('  ');
+    })
+    .join('\n');
+}
+
+function ms(sorted: Float64Array, share: number): string {
+  if (sorted.length === 0) return '–';
+  return `${(sorted[Math.ceil(share * sorted.length) - 1] as number).toFixed(2)} ms`;
+}
+
+function bytes(count: number): string {
+  return count < 10_000 ? `${count} B` : `${(count / 1e6).toFixed(count < 1e6 ? 2 : 1)} MB`;
+}

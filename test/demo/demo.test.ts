@@ -1,0 +1,89 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, expect, test } from 'vitest';
+
+// Not scripts/demo itself: its set-up step would build the package anew under the tests that use it.
+const demo = ['--import', 'tsx', 'scripts/demo.d/main.ts'];
+const scratch = mkdtempSync(join(tmpdir(), 'walship-demo-test-'));
+afterAll(() => rmSync(scratch, { recursive: true, force: true }));
+
+function start(args: readonly string[], name: string) {
+  // A temporary directory of its own, so that what is left behind can be told.
+  const directory = mkdtempSync(join(scratch, `${name}-`));
+  const child = spawn(process.execPath, [...demo, ...args], { env: { ...process.env, TMPDIR: directory } });
+  let output = '';
+  const said = (text: string) => new Promise<void>((resolve) => waiting.push({ text, resolve }));
+  const waiting: { text: string; resolve: () => void }[] = [];
+  for (const stream of [child.stdout, child.stderr]) {
+    stream.on('data', (chunk: Buffer) => {
+      output += chunk;
+      for (const { text, resolve } of waiting) if (output.includes(text)) resolve();
+    });
+  }
+  const leftBehind = () => readdirSync(directory).filter((entry) => entry.startsWith('walship-demo-'));
+  const nodes = () => [...output.matchAll(/process (\d+), listens/g)].map((match) => Number(match[1]));
+  return { child, said, output: () => output, leftBehind, nodes, exit: once(child, 'exit') };
+}
+
+const runs = (pid: number) => existsSync(`/proc/${pid}`);
+
+async function until(good: () => boolean): Promise<void> {
+  while (!good()) await new Promise((wake) => setTimeout(wake, 50));
+}
+
+test('a short run loses nothing, says so in its table and tidies up', { timeout: 120_000 }, async () => {
+  const run = start(['--seconds', '4'], 'run');
+  const [code] = await run.exit;
+  expect(run.output()).toContain('SQLite: integrity_check ok');
+  expect(run.output()).toMatch(/standby-2: process \d+ killed \(SIGKILL\)/);
+  expect(run.output()).toMatch(/standby-2: back/);
+  const counted = ['received by both', 'flushed by both', 'applied by both', 'flushed by one'].map(
+    (title) => {
+      const row = new RegExp(`^${title}.*?\\s{2,}(\\d+)  +(\\d+)  .*MB.* ms .* ms `, 'm').exec(run.output());
+      return Number(row?.[1]);
+    },
+  );
+  for (const transactions of counted) expect(transactions).toBeGreaterThan(0);
+  const all = counted.reduce((sum, each) => sum + each, 0);
+  expect(run.output()).toContain(`\n${all} transactions acknowledged, nothing is missing.\n`);
+  expect(code).toBe(0);
+  expect(run.nodes()).toHaveLength(4);
+  expect(run.nodes().filter(runs)).toEqual([]);
+  expect(run.leftBehind()).toEqual([]);
+});
+
+test('Ctrl-C ends every process and leaves nothing behind', { timeout: 60_000 }, async () => {
+  const run = start([], 'interrupted');
+  await run.said('transactions/s');
+  run.child.kill('SIGINT');
+  const [code] = await run.exit;
+  expect(code).toBe(130);
+  expect(run.nodes()).toHaveLength(3);
+  await until(() => !run.nodes().some(runs));
+  expect(run.leftBehind()).toEqual([]);
+});
+
+test('nodes end and tidy up when the conductor is killed', { timeout: 60_000 }, async () => {
+  const run = start([], 'orphaned');
+  await run.said('transactions/s');
+  run.child.kill('SIGKILL');
+  await run.exit;
+  await until(() => !run.nodes().some(runs));
+  expect(run.leftBehind()).toEqual([]);
+});
+
+test.each([
+  [['--seconds', '1'], '--seconds takes a number from 4 to 3600'],
+  [['--seconds', 'ten'], '--seconds takes a number from 4 to 3600'],
+  [['--keep', 'scripts'], 'is not empty'],
+  [['--fast'], "Unknown option '--fast'"],
+])('refuses %j with exit code 2', async (args, message) => {
+  const run = start(args, 'refused');
+  const [code] = await run.exit;
+  expect(run.output()).toContain(message);
+  expect(code).toBe(2);
+  expect(run.leftBehind()).toEqual([]);
+});
