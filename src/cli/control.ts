@@ -1,5 +1,6 @@
 import { existsSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { WalshipError } from '../engine/errors.js';
 import { AdminClient, type Json, parseAdminAddress, type RoleChange } from '../node/client.js';
 import { adminSocketOf, defaultAdminSocket } from '../node/config.js';
 import type { NodeStatus } from '../node/node.js';
@@ -41,21 +42,39 @@ export async function showStatus(options: StatusOptions): Promise<number> {
     print(options.json ? jsonText(status, 2) : renderStatus(status, paintFor(process.stdout)));
     return exitCode.ok;
   }
-  let before: Json<NodeStatus> | undefined;
-  let beforeAt = 0;
+  return watch(client, options.watch * 1000, options.json === true);
+}
+
+/** Looks again and again until a signal ends it, also past a restart of the node. */
+async function watch(client: AdminClient, everyMs: number, json: boolean): Promise<never> {
+  const paint = paintFor(process.stdout);
+  const frame = (text: string) => print(process.stdout.isTTY ? `\u001b[H\u001b[2J${text}` : `${text}\n`);
+  let status = await client.status();
+  let at = performance.now();
+  let rate: number | undefined;
   while (true) {
-    const status = await client.status();
-    const at = performance.now();
-    const bytes = before && Number(BigInt(status.positions.received) - BigInt(before.positions.received));
-    const rate = bytes === undefined ? undefined : Math.max(0, (bytes * 1000) / (at - beforeAt));
-    [before, beforeAt] = [status, at];
-    if (options.json) print(jsonText(status));
-    else {
-      // Home and clear below it: what is drawn again in place does not flicker.
-      const clear = process.stdout.isTTY ? '\u001b[H\u001b[2J' : '';
-      print(`${clear}${renderStatus(status, paintFor(process.stdout), rate)}${clear === '' ? '\n' : ''}`);
+    if (json) print(jsonText(status));
+    else frame(renderStatus(status, paint, rate));
+    await sleep(everyMs);
+    const [before, beforeAt] = [status, at];
+    status = await client.status().catch(async (error: Error) => {
+      if (!json) frame(paint.bad(`PROBLEM  ${error.message}`));
+      return firstAnswer(client, everyMs);
+    });
+    at = performance.now();
+    const bytes = Number(BigInt(status.positions.received) - BigInt(before.positions.received));
+    rate = Math.max(0, (bytes * 1000) / (at - beforeAt));
+  }
+}
+
+async function firstAnswer(client: AdminClient, everyMs: number): Promise<Json<NodeStatus>> {
+  while (true) {
+    await sleep(everyMs);
+    try {
+      return await client.status();
+    } catch (error) {
+      if (!(error instanceof WalshipError)) throw error;
     }
-    await sleep(options.watch * 1000);
   }
 }
 

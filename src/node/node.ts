@@ -107,8 +107,7 @@ export class Node {
   async #begin(): Promise<void> {
     const { engine } = this;
     if (engine.recoveryNote !== '') this.#tell('warn', 'recovered', `recovery: ${engine.recoveryNote}`);
-    if (engine.verbsProblem !== '')
-      this.#tell('info', 'tcp-only', `over TCP only: ${engine.verbsProblem}`);
+    if (engine.verbsProblem !== '') this.#tell('info', 'tcp-only', `over TCP only: ${engine.verbsProblem}`);
     const listen = this.#listen();
     if (listen)
       this.#tell('info', 'listening', `listening on ${listen}`, { address: listen, port: engine.listenPort });

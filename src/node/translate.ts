@@ -76,18 +76,27 @@ function nearest(written: string, candidates: readonly string[]): string | undef
   return [...near, ...longer, ...moved][0];
 }
 
-/** Letters to change, leave out or put in to get from one to the other (Levenshtein). */
+/** Letters to change, leave out, put in or swap with the next to get from one to the other. */
 function editDistance(from: string, to: string): number {
-  let row = Array.from({ length: to.length + 1 }, (_, i) => i);
+  let beforeLast: number[] = [];
+  let last = Array.from({ length: to.length + 1 }, (_, j) => j);
   for (let i = 1; i <= from.length; i++) {
-    const next = [i];
+    const row = [i];
     for (let j = 1; j <= to.length; j++) {
-      const changed = (row[j - 1] as number) + (from[i - 1] === to[j - 1] ? 0 : 1);
-      next.push(Math.min(changed, (row[j] as number) + 1, (next[j - 1] as number) + 1));
+      const same = from[i - 1] === to[j - 1];
+      const swapped = i > 1 && j > 1 && from[i - 1] === to[j - 2] && from[i - 2] === to[j - 1];
+      row.push(
+        Math.min(
+          (last[j - 1] as number) + (same ? 0 : 1),
+          (last[j] as number) + 1,
+          (row[j - 1] as number) + 1,
+          swapped ? (beforeLast[j - 2] as number) + 1 : Number.POSITIVE_INFINITY,
+        ),
+      );
     }
-    row = next;
+    [beforeLast, last] = [last, row];
   }
-  return row[to.length] as number;
+  return last[to.length] as number;
 }
 
 /** What the schema has against the settings: each time the key as it is in the file, and what is allowed. */
