@@ -216,7 +216,7 @@ bool Arena::cutBack(const LogPosition& to) {
   const std::lock_guard lock(mutex_);
   for (uint32_t index = 0; index < slots_; ++index) {
     const Slot& slot = table_[index];
-    if (slot.state != State::free && slot.page > to.page && slot.pins != 0) return false;
+    if (slot.state != State::free && slot.page >= to.page && slot.pins != 0) return false;
   }
   for (uint32_t index = 0; index < slots_; ++index) {
     Slot& slot = table_[index];

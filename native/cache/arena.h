@@ -111,7 +111,7 @@ class Arena {
   // Gives a page back without condition (a grant that was never used, a diverged tail). Its last pin must be `pin`.
   void discard(Pin pin);
   // Divergence: forgets every page above `to.page` and cuts that one back to `to.offset`.
-  // False if one of them is pinned by somebody else.
+  // False if one of them, or that one, is pinned: a reader must not see bytes change under its pin.
   bool cutBack(const LogPosition& to);
 
   // ---- the policy's side (called from JavaScript through the addon) ----

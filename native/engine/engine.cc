@@ -86,10 +86,11 @@ Engine::~Engine() { static_cast<void>(close()); }
 Result<void> Engine::close() {
   if (closed_) return {};
   closed_ = true;
-  // From the outside in: nothing new arrives, the sessions end, what was received is flushed, the log is closed.
+  // The pump first, it calls the others: the sessions end; then nothing new arrives, what was received is flushed, and
+  // the log is closed.
+  if (pump_) pump_->stop();
   listener_.reset();
   connector_.reset();
-  if (pump_) pump_->stop();
   loader_.reset();
   flusher_.reset();
   Result<void> outcome;
@@ -131,7 +132,9 @@ Result<void> Engine::forgetReader(const std::string& node) { return readers_->re
 
 Result<uint64_t> Engine::append(Bytes bytes) {
   auto end = pump_->appender().append(bytes);
-  if (end) {
+  if (!end) {
+    if (end.error().is("WALSHIP_ERR_BACKPRESSURE")) counters_[kStarved].store(1, std::memory_order_release);
+  } else {
     counters_[kAppends].fetch_add(1, std::memory_order_relaxed);
     counters_[kEndLsn].store(end.value(), std::memory_order_relaxed);
   }
@@ -176,6 +179,8 @@ Result<uint64_t> Engine::promise(uint64_t epoch) {
 }
 
 Result<uint64_t> Engine::follow(std::optional<ConnectTarget> target) {
+  // The connector first: a link to the old upstream must not arrive after the pump has dropped it.
+  connector_->follow(std::nullopt);
   auto demoted = pump_->call([this] {
     auto outcome = pump_->demote();
     pump_->dropUpstream(makeError("WALSHIP_ERR_LINK_CLOSED", "this node follows another upstream now"));

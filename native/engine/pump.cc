@@ -235,15 +235,12 @@ bool Pump::sealAppends() {
 bool Pump::positionsChanged() {
   const uint64_t flushed = store_.flushedLsn();
   const uint64_t applied = appliedLsn();
-  uint64_t moves = tree_.version();
-  for (const auto& [key, node] : tree_.nodes()) {
-    moves += node.positions.received + node.positions.flushed + node.positions.applied;
-  }
-  const bool changed = flushed != seenFlushed_ || applied != seenApplied_ || moves != seenTreeMoves_;
+  const bool treeChanged = tree_.takeMoved() || tree_.version() != seenTreeVersion_;
+  const bool changed = flushed != seenFlushed_ || applied != seenApplied_ || treeChanged;
   if (changed) {
     seenFlushed_ = flushed;
     seenApplied_ = applied;
-    seenTreeMoves_ = moves;
+    seenTreeVersion_ = tree_.version();
     counters_[kFlushedLsn].store(flushed, std::memory_order_release);
     counters_[kAppliedLsn].store(applied, std::memory_order_release);
     const uint64_t nowNs = monotonicNs();
@@ -419,6 +416,9 @@ void Pump::beforeCut(const LogPosition& from, const LogPosition& to) {
   for (auto entry = downstreams_.begin(); entry != downstreams_.end(); entry = downstreams_.erase(entry)) {
     event("downstream-down", entry->second->node(), *entry->second->ended());
   }
+  // What an asynchronous rule had committed here may be lost.
+  committed_ = std::min(committed_, to.lsn);
+  counters_[kCommittedLsn].store(committed_, std::memory_order_release);
   EngineEvent cut{"log-cut", settings_.nodeId, "WALSHIP_ERR_DIVERGED",
                   "LSN " + std::to_string(to.lsn) + " to " + std::to_string(from.lsn) +
                       " diverged from the upstream's log; set aside in a diverged-… file of the log directory",
@@ -515,9 +515,11 @@ void Pump::tick(uint64_t nowNs) {
   if (primary_) watchRule(nowNs);
   renewSnapshot(nowNs);
   counters_[kEpoch].store(epoch(), std::memory_order_relaxed);
-  if (store_.arena().starved.load(std::memory_order_acquire) && store_.arena().available() > store_.arena().slots() / 8) {
+  const bool starved = store_.arena().starved.load(std::memory_order_acquire) || counters_[kStarved].load() != 0;
+  if (starved && store_.arena().available() > store_.arena().slots() / 8) {
     store_.arena().starved.store(false, std::memory_order_release);
-    event("writable", settings_.nodeId, {});
+    counters_[kStarved].store(0, std::memory_order_release);
+    if (primary_) event("writable", settings_.nodeId, {});
   }
 }
 

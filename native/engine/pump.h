@@ -132,7 +132,7 @@ class Pump final : public SessionHost {
 
   uint64_t seenFlushed_ = 0;
   uint64_t seenApplied_ = 0;
-  uint64_t seenTreeMoves_ = 0;
+  uint64_t seenTreeVersion_ = 0;
   std::deque<Sample> commitSamples_;  // (end LSN, when appended) not yet committed
   std::deque<Sample> flushSamples_;
   std::deque<Sample> madeSamples_;    // (LSN, when it was made), thinned: what lag in time is read from

@@ -16,7 +16,7 @@ namespace walship {
 // Shared with JavaScript as a BigUint64Array: the order is part of src/engine/counters.ts.
 enum Counter : uint32_t {
   kReceivedLsn, kFlushedLsn, kAppliedLsn, kCommittedLsn, kEndLsn, kEpoch, kIsPrimary,
-  kAppends, kAppendBytes, kBatches, kSyncs, kJsWakes, kPumpRounds, kPumpSleeps,
+  kAppends, kAppendBytes, kBatches, kSyncs, kJsWakes, kPumpRounds, kPumpSleeps, kStarved,
   kCounters
 };
 using Counters = std::array<std::atomic<uint64_t>, kCounters>;

@@ -40,14 +40,17 @@ bool DownstreamSession::step(uint64_t nowNs) {
   if (state_ == State::answering) answerOffer();
   bool any = false;
   if (state_ == State::streaming && !ended_) {
-    any = ship();
+    // Before the bytes: frames of a new epoch are refused in a session that does not know of it.
     const uint64_t since = nowNs - heartbeatSentNs_;
     const bool moved = host_.committedLsn() != committedSent_;
-    if (since >= uint64_t{settings.heartbeatMs} * 1'000'000 || (moved && since >= kCommitHeartbeatNs)) {
+    if (since >= uint64_t{settings.heartbeatMs} * 1'000'000 || (moved && since >= kCommitHeartbeatNs) ||
+        host_.epoch() != epochSent_) {
+      epochSent_ = host_.epoch();
       heartbeatSentNs_ = nowNs;
       committedSent_ = host_.committedLsn();
       say(encode(Heartbeat{host_.epoch(), host_.store().receivedLsn(), committedSent_, host_.protectedLsn(), nowNs}));
     }
+    any = ship();
   }
   return any;
 }

@@ -68,6 +68,7 @@ class DownstreamSession final : public LinkHandler {
   std::deque<Buffer> unsent_;
   uint64_t heartbeatSentNs_ = 0;
   uint64_t committedSent_ = 0;
+  uint64_t epochSent_ = 0;
   uint64_t heardNs_ = 0;
   Histogram roundTripNs_;
   std::unique_ptr<Link> link_;  // last: destroyed first

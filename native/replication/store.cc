@@ -222,15 +222,15 @@ Result<bool> Store::flushBatch(bool syncNow) {
   }
   LogPosition at = written_;
   size_t bytes = 0;
+  Result<void> outcome;
   while (at != target && bytes < kBatchBytesMax) {
     const Pin pin = arena_.find(at.page, Access::flush);
     WALSHIP_ASSERT(pin);  // unflushed pages do not leave
     const bool last = at.page == target.page;
     const uint32_t to = last ? target.offset : geometry().pageBytes;
     if (to > at.offset) {
-      if (auto written = log_.write(at.page, at.offset, pin.bytes().subspan(at.offset, to - at.offset)); !written) {
-        return written.error();
-      }
+      outcome = log_.write(at.page, at.offset, pin.bytes().subspan(at.offset, to - at.offset));
+      if (!outcome) break;  // what was written before it counts: a full disk is tried again from here
       bytes += to - at.offset;
     }
     if (last) {
@@ -246,6 +246,7 @@ Result<bool> Store::flushBatch(bool syncNow) {
     const std::lock_guard lock(targetMutex_);
     written_ = at;
   }
+  if (!outcome && (at == flushed_ || !outcome.error().is("WALSHIP_ERR_DISK_FULL"))) return outcome.error();
   if (written_ == flushed_ || !(syncNow || sync_.mode == SyncMode::never)) return false;
   if (syncNow) {
     if (auto synced = log_.sync(); !synced) return synced.error();

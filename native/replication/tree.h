@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <map>
+#include <utility>
 
 #include "replication/commit_rule.h"
 
@@ -20,25 +21,28 @@ struct TreeNode {
 
 class Tree {
  public:
-  // false: too many nodes, or a node that already reports through another session (a cycle, or a doubled node id).
+  // A node that reported through another session has moved here. false: too many nodes.
   bool describe(const Describe& description, const void* via) {
     auto [entry, isNew] = nodes_.try_emplace(description.nodeKey);
     if (isNew && nodes_.size() > kSubtreeNodesMax - 1) {
       nodes_.erase(entry);
       return false;
     }
-    if (!isNew && entry->second.via != via) return false;
     entry->second.description = description;
     entry->second.via = via;
     ++version_;
     return true;
   }
-  // false: a node nobody has described.
+  // false: a node nobody has described. What an old session still says of a node that has moved is passed over.
   bool update(const AckEntry& entry, const void* via, uint64_t nowNs) {
     const auto found = nodes_.find(entry.nodeKey);
-    if (found == nodes_.end() || found->second.via != via) return false;
+    if (found == nodes_.end()) return false;
     TreeNode& node = found->second;
-    if (node.positions != entry.positions || node.movedNs == 0) node.movedNs = nowNs;
+    if (node.via != via) return true;
+    if (node.positions != entry.positions || node.movedNs == 0) {
+      node.movedNs = nowNs;
+      moved_ = true;
+    }
     node.positions = entry.positions;
     node.heardNs = nowNs;
     return true;
@@ -59,6 +63,7 @@ class Tree {
   std::map<uint64_t, TreeNode>& nodes() { return nodes_; }
   const std::map<uint64_t, TreeNode>& nodes() const { return nodes_; }
   uint64_t version() const { return version_; }  // grows when nodes come, go or describe themselves anew
+  bool takeMoved() { return std::exchange(moved_, false); }  // whether a position moved since the last call
 
   std::vector<StandbyPositions> positions() const {
     std::vector<StandbyPositions> all;
@@ -70,6 +75,7 @@ class Tree {
  private:
   std::map<uint64_t, TreeNode> nodes_;
   uint64_t version_ = 1;
+  bool moved_ = false;
 };
 
 }  // namespace walship

@@ -14,4 +14,6 @@ export const counter = {
   jsWakes: 11,
   pumpRounds: 12,
   pumpSleeps: 13,
+  /** 1 from a refused append on until there is room again. */
+  starved: 14,
 } as const;

@@ -208,6 +208,7 @@ export class Engine extends EventEmitter<{ event: [EngineEvent] }> {
   /** Resolves when an append may succeed again after `WALSHIP_ERR_BACKPRESSURE`. */
   writable(): Promise<void> {
     if (this.#closing) return Promise.reject(closedError());
+    if (this.#at(counter.starved) === 0n) return done;
     return new Promise((resolve) => this.#writable.add(resolve));
   }
 
