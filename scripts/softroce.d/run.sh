@@ -132,7 +132,9 @@ judge() {
   ((vms == 1)) || name="VM $vm"
   status=$(cat "$folder/status" 2>/dev/null || true)
   case $status in
-    exit\ *) ended=${status#exit } ;;
+    exit\ *)
+      ended=${status#exit }
+      ((vms == 1 || ended == 0)) || say "$name: the command ended with $ended" ;;
     timeout)
       ended=$kTimeout
       say "$name: the command did not end within $timeoutSeconds s (--timeout) and was killed" ;;
