@@ -70,6 +70,14 @@ export class RawConnection {
     if (!this.socket.destroyed) this.socket.write(Buffer.concat(parts));
   }
 
+  /** Everything that has come and will come goes to `other`. */
+  forward(other: RawConnection): void {
+    other.send(this.#buffered);
+    this.#buffered = Buffer.alloc(0);
+    this.socket.removeAllListeners('data');
+    this.socket.on('data', (chunk: Buffer) => other.send(chunk));
+  }
+
   end(): void {
     this.socket.destroy();
   }

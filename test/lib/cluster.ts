@@ -226,7 +226,7 @@ export class Cluster {
       } else {
         lines.push(`${name}: no status (${status})`);
       }
-      for (const event of process.events.slice(-12)) lines.push(`   event ${short(event)}`);
+      for (const event of process.events.slice(-6)) lines.push(`   event ${short(event)}`);
     }
     return lines.join('\n');
   }

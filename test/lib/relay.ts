@@ -42,7 +42,7 @@ export class Relay {
       return;
     }
     for (const each of [down, up]) this.#open.add(each);
-    down.socket.on('data', (chunk: Buffer) => up.send(chunk));
+    down.forward(up);
     down.socket.on('close', () => up.end());
     await this.#ship(down, up, tamper).catch(() => {});
     for (const each of [down, up]) {
