@@ -69,8 +69,11 @@ const wrong: [string[], number, RegExp][] = [
   ],
 ];
 
-test.each(wrong)('%j', async (args, code, message) => {
-  const outcome = await walship(args, scratch());
+// No walship.toml lies there.
+const elsewhere = '/';
+
+test.concurrent.each(wrong)('%j', async (args, code, message) => {
+  const outcome = await walship(args, elsewhere);
   expect(outcome.stderr).toMatch(message);
   expect(outcome.stderr).not.toMatch(/^ +at /m);
   expect(outcome.code).toBe(code);
