@@ -4,6 +4,7 @@
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <random>
 
 #include "base/clock.h"
@@ -13,6 +14,9 @@
 namespace walship {
 
 namespace {
+
+// How long a caller may keep its place while others wait for one.
+constexpr uint64_t kPatienceNs = 200'000'000;
 
 uint64_t deadlineIn(uint32_t milliseconds) { return monotonicNs() + uint64_t{milliseconds} * 1'000'000; }
 
@@ -57,7 +61,7 @@ Listener::~Listener() {
   {
     const std::lock_guard lock(mutex_);
     stopping_ = true;
-    for (const int fd : authenticating_) ::shutdown(fd, SHUT_RDWR);
+    for (const Caller& caller : authenticating_) ::shutdown(caller.fd, SHUT_RDWR);
   }
   pendingMoved_.notify_all();
   const uint64_t one = 1;
@@ -70,14 +74,9 @@ Listener::~Listener() {
 
 void Listener::accept() {
   while (true) {
-    {
-      std::unique_lock lock(mutex_);
-      pendingMoved_.wait(lock, [&] { return stopping_ || pending_ < kPendingMax; });
-      if (stopping_) return;
-    }
     pollfd entries[2] = {{socket_.get(), POLLIN, 0}, {wake_.get(), POLLIN, 0}};
     if (::poll(entries, 2, -1) < 0 && errno != EINTR) return;
-    if (entries[1].revents != 0) return;
+    if (entries[1].revents != 0 || !makeRoom()) return;
     Fd connection(::accept4(socket_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
     if (!connection.valid()) {
       if (errno == EMFILE || errno == ENFILE) std::this_thread::sleep_for(std::chrono::milliseconds(50));
@@ -96,6 +95,20 @@ void Listener::accept() {
   }
 }
 
+bool Listener::makeRoom() {
+  std::unique_lock lock(mutex_);
+  while (!stopping_ && pending_ >= kPendingMax) {
+    const auto silent = std::find_if(authenticating_.begin(), authenticating_.end(),
+                                     [](const Caller& caller) { return !caller.dropped; });
+    if (silent != authenticating_.end() && elapsedNs(silent->sinceNs, monotonicNs()) > kPatienceNs) {
+      ::shutdown(silent->fd, SHUT_RDWR);
+      silent->dropped = true;
+    }
+    pendingMoved_.wait_for(lock, std::chrono::milliseconds(10));
+  }
+  return !stopping_;
+}
+
 void Listener::establish(Fd connection) {
   const std::string from = peerName(connection.get());
   const uint64_t deadline = deadlineIn(settings_.setupTimeoutMs);
@@ -103,12 +116,12 @@ void Listener::establish(Fd connection) {
   {
     const std::lock_guard lock(mutex_);
     if (stopping_) return;
-    authenticating_.insert(fd);
+    authenticating_.push_back({fd, monotonicNs(), false});
   }
   auto peer = shakeHandsAsListener(fd, settings_.identity, deadline);
   {
     const std::lock_guard lock(mutex_);
-    authenticating_.erase(fd);
+    std::erase_if(authenticating_, [&](const Caller& caller) { return caller.fd == fd; });
   }
   if (!peer) return onError_(from, peer.error());
   auto established = finish(std::move(connection), peer.value(), settings_, deadline);
@@ -221,9 +234,8 @@ void Connector::run() {
     }
     if (outcome) {
       wanted_ = false;
-      lock.unlock();
+      // With the mutex held: after follow() has returned no link to the old target is handed over any more.
       onLink_(outcome.take());
-      lock.lock();
     }
   }
 }

@@ -4,11 +4,11 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
-#include <set>
 #include <thread>
 
 #include "fabric/handshake.h"
@@ -36,7 +36,8 @@ class Listener {
   using OnLink = std::function<void(Established)>;
   using OnError = std::function<void(const std::string& from, const Error&)>;
   // Both callbacks come from set-up threads. At most kPendingMax hand-shakes are under way; more connections wait in the
-  // kernel's queue. Error: WALSHIP_ERR_LISTEN.
+  // kernel's queue, and the caller that has taken longest to prove itself makes room for them: silent strangers must not
+  // keep a node out. Error: WALSHIP_ERR_LISTEN.
   static Result<std::unique_ptr<Listener>> start(const Address& address, SetupSettings settings, OnLink onLink,
                                                  OnError onError);
   ~Listener();
@@ -46,6 +47,7 @@ class Listener {
   static constexpr int kPendingMax = 16;
   Listener(Fd socket, Fd wake, SetupSettings settings, OnLink onLink, OnError onError);
   void accept();
+  bool makeRoom();  // false: stopping
   void establish(Fd connection);
 
   Fd socket_;
@@ -57,7 +59,12 @@ class Listener {
   std::mutex mutex_;
   std::condition_variable pendingMoved_;
   int pending_ = 0;
-  std::set<int> authenticating_;  // shut down by the destructor, so that it need not wait for their deadline
+  struct Caller {
+    int fd;
+    uint64_t sinceNs;
+    bool dropped;
+  };
+  std::deque<Caller> authenticating_;  // oldest first; shut down by the destructor, which need not wait for their deadline
   bool stopping_ = false;
   std::thread thread_;
 };
