@@ -26,7 +26,10 @@ Spares::Spares(const SpareSettings& settings, const std::vector<std::string>& fo
       static_cast<void>(removeFile(file).ok());
     }
   }
-  thread_ = std::thread([this] { run(); });
+  if (ready_.size() < settings_.wanted) {
+    const std::lock_guard lock(mutex_);
+    wake();
+  }
 }
 
 Spares::~Spares() {
@@ -35,7 +38,15 @@ Spares::~Spares() {
     stopping_ = true;
   }
   work_.notify_one();
-  thread_.join();
+  if (thread_.joinable()) thread_.join();
+}
+
+void Spares::wake() {
+  if (thread_.joinable()) {
+    work_.notify_one();
+  } else {
+    thread_ = std::thread([this] { run(); });
+  }
 }
 
 Result<std::string> Spares::take() {
@@ -44,14 +55,14 @@ Result<std::string> Spares::take() {
     // An earlier failure may have passed by now: only one of an attempt that ends after this call counts.
     const uint64_t before = attempts_;
     awaited_ = true;
-    work_.notify_one();
+    wake();
     made_.wait(lock, [&] { return !ready_.empty() || (failed_ && attempts_ > before); });
     awaited_ = false;
     if (ready_.empty()) return failure_;
   }
   std::string file = std::move(ready_.front());
   ready_.pop_front();
-  work_.notify_one();
+  if (ready_.size() < settings_.wanted) wake();
   return file;
 }
 
@@ -73,7 +84,7 @@ Result<void> Spares::clear() {
   for (; !ready_.empty(); ready_.pop_front()) {
     if (auto removed = removeFile(ready_.front()); !removed) return removed;
   }
-  work_.notify_one();
+  if (settings_.wanted > 0) wake();
   return {};
 }
 

@@ -44,6 +44,7 @@ class Spares {
   Result<std::string> make(uint64_t number);
   Result<void> fill(int fd, const std::string& file);
   bool hurried() const;
+  void wake();  // with mutex_ held
 
   const SpareSettings settings_;
   mutable std::mutex mutex_;
@@ -56,7 +57,7 @@ class Spares {
   bool stopping_ = false;
   Error failure_;                  // of the last attempt
   bool failed_ = false;
-  std::thread thread_;             // last: runs on the members above
+  std::thread thread_;             // begun when first needed; last: runs on the members above
 };
 
 }  // namespace walship
