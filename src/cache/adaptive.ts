@@ -153,6 +153,7 @@ export class AdaptiveQueues extends Queues {
     stats.fifo = this.#fifoLength();
     stats.lru = stats.resident - stats.fifo;
     stats.fifoTarget = Math.round(this.#fifoTarget);
+    stats.liveTarget = Math.round(this.#liveTarget);
     stats.ghostHits = this.#ghostHits;
     stats.lruMisses = this.#lruMisses;
   }

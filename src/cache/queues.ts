@@ -23,6 +23,8 @@ export interface PolicyStats {
   lru: number;
   /** Where the split between the queues stands: the pages the FIFO queue may hold. */
   fifoTarget: number;
+  /** How many pages that were never read back from disk are kept for live readers. 0 unless adaptive. */
+  liveTarget: number;
   /** Accesses seen: with sampled reference bits, at most one a page and tick. */
   hits: number;
   /** Pages read back from disk. */
@@ -53,6 +55,7 @@ export abstract class Queues {
     fifo: 0,
     lru: 0,
     fifoTarget: 0,
+    liveTarget: 0,
     hits: 0,
     misses: 0,
     ghostHits: 0,

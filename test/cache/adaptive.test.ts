@@ -193,8 +193,9 @@ describe('live readers beside a catch-up scan', () => {
       const { liveReads, liveHits } = simulate('adaptive', slots, trace);
       return (liveReads - liveHits) / liveReads;
     };
-    // Without the target for live pages 1 %, and without the lag of the slowest reader 0.4 %.
+    // Without the target for live pages 1 % and 0.5 %, and without the lag of the slowest reader 0.4 %.
     expect(liveMisses('together', 256)).toBeLessThan(0.002);
+    expect(liveMisses('standbys', 1024)).toBeLessThan(0.002);
     expect(liveMisses('fast-scans', 1024)).toBeLessThan(0.002);
   });
 });
@@ -257,6 +258,19 @@ describe('the rules of the adaptive policy', () => {
     insert(policy, 3, 3, 'loaded', 101);
     expect(policyStats(policy)).toMatchObject({ fifo: 0, lru: 2, ghostHits: 2 });
     expect(target()).toBeLessThan(longer);
+  });
+
+  it('keeps more pages for live readers when one of theirs was gone, and fewer when one of catch-up was', () => {
+    const policy = transparentPolicy(64, {});
+    const target = () => policyStats(policy).liveTarget;
+    for (let slot = 0; slot < 20; slot++) {
+      insert(policy, slot, 0, slot < 10 ? 'appended' : 'loaded', 100 + slot);
+      remove(policy, slot, 0);
+    }
+    for (let slot = 0; slot < 10; slot++) insert(policy, slot, 1, 'loaded', 100 + slot);
+    expect(target()).toBe(20);
+    for (let slot = 10; slot < 20; slot++) insert(policy, slot, 1, 'loaded', 100 + slot);
+    expect(target()).toBe(19);
   });
 
   it('remembers as many pages as the arena has slots, the last ones', () => {
