@@ -83,9 +83,9 @@ function sizes(trace: Trace): number[] {
   );
 }
 
-/** Misses of one ÷ misses of the other; 1 if neither missed. */
+/** Misses of one ÷ misses of the other; where the other has none, as if it had one: a ratio has to be a number. */
 function over(one: Outcome, other: Outcome): number {
-  return one.misses === other.misses ? 1 : one.misses / other.misses;
+  return one.misses === other.misses ? 1 : one.misses / Math.max(1, other.misses);
 }
 
 function missCase(
