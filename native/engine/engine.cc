@@ -181,8 +181,6 @@ Result<uint64_t> Engine::promise(uint64_t epoch) {
 Result<uint64_t> Engine::follow(std::optional<ConnectTarget> target) {
   // The connector first: a link to the old upstream must not arrive after the pump has dropped it.
   connector_->follow(std::nullopt);
-  // The connector first: a link to the old upstream must not arrive after the pump has dropped it.
-  connector_->follow(std::nullopt);
   auto demoted = pump_->call([this] {
     auto outcome = pump_->demote();
     pump_->dropUpstream(makeError("WALSHIP_ERR_LINK_CLOSED", "this node follows another upstream now"));
