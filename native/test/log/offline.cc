@@ -72,7 +72,7 @@ TEST_CASE("what is no log is said to be none") {
   const ScratchDirectory dir;
   CHECK(inspectLog(dir.path()).error().is("WALSHIP_ERR_LOG_NOT_FOUND"));
   CHECK(verifyLog(dir.path(), {}).error().is("WALSHIP_ERR_LOG_NOT_FOUND"));
-  CHECK(inspectLog(dir / "nothing").error().is("WALSHIP_ERR_LOG_IO"));
+  CHECK(inspectLog(dir / "nothing").error().is("WALSHIP_ERR_LOG_NOT_FOUND"));
   writeFile(dir / "file", std::vector<std::byte>(1000));
   CHECK(inspectLog(dir / "file").error().is("WALSHIP_ERR_LOG_CORRUPT"));
   CHECK(exportLog(dir / "file", 0, 1, {}).error().is("WALSHIP_ERR_LOG_CORRUPT"));
