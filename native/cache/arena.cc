@@ -121,7 +121,12 @@ std::optional<uint32_t> Arena::takeSlot() {
 
 Pin Arena::create(uint64_t page, PageOrigin origin) {
   const std::lock_guard lock(mutex_);
-  WALSHIP_ASSERT(!slotOf_.contains(page));
+  if (const auto old = slotOf_.find(page); old != slotOf_.end()) {
+    const uint32_t slot = old->second;
+    if (origin == PageOrigin::loaded || table_[slot].pins != 0) return {};
+    remove(slot);
+    free_.push_back(slot);
+  }
   const auto index = takeSlot();
   if (!index) return {};
   Slot& slot = table_[*index];

@@ -89,7 +89,8 @@ class Arena {
   uint32_t pageBytes() const { return pageBytes_; }
   bool hugePages() const { return hugePages_; }
 
-  // A slot for a page that is not in the arena, pinned, empty and of undefined content. None: nothing can leave now.
+  // A slot for a page, pinned, empty and of undefined content. None: nothing can leave now, or the page is being loaded.
+  // A new page takes the place of an old one of its number (that was loaded while the log was being cut).
   // `loaded` pages stay invisible to find() until publishLoaded().
   Pin create(uint64_t page, PageOrigin origin);
   // The page if it is here.

@@ -28,6 +28,7 @@ void Flusher::run() {
   const uint32_t idleMs = sync_.mode == SyncMode::interval ? std::min(sync_.intervalMs, kIdleMs) : kIdleMs;
   bool problem = false;
   uint64_t retainedNs = monotonicNs();
+  uint64_t retainedLsn = store_.flushedLsn();
   while (true) {
     store_.waitForWork(idleMs);
     const bool stopping = stopping_.load();
@@ -50,8 +51,12 @@ void Flusher::run() {
       hooks_.moved();
     }
     if (stopping) return;
-    if (after - retainedNs >= kRetainEveryNs) {
+    // Every segment's worth, too: then a file that trimming sets free is there for each one that is begun, and under load
+    // no file has to be made.
+    const uint64_t flushedLsn = store_.flushedLsn();
+    if (after - retainedNs >= kRetainEveryNs || flushedLsn - retainedLsn >= store_.geometry().segmentBytes()) {
       retainedNs = after;
+      retainedLsn = flushedLsn;
       hooks_.retain();
     }
   }

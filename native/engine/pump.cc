@@ -14,6 +14,7 @@ namespace {
 constexpr uint64_t kWakeId = 0;
 constexpr uint64_t kUpstreamId = 1;
 constexpr size_t kSealBytesMax = 512u << 10;  // per round, so that shipping begins before a burst is sealed whole
+constexpr uint32_t kBusyRoundsPerLook = 4;
 constexpr size_t kSamplesMax = 4096;
 constexpr size_t kEventsMax = 1024;
 constexpr uint64_t kMs = 1'000'000;
@@ -147,6 +148,8 @@ void Pump::run() {
     const bool busy = round(nowNs);
     if (busy) {
       lastBusyNs_ = nowNs;
+      // However busy, links that only events announce must be heard.
+      if (++busyRounds_ % kBusyRoundsPerLook == 0) takeEvents(0);
       continue;
     }
     const bool spin = settings_.completion == CompletionMode::busy ||
@@ -291,7 +294,7 @@ void Pump::reap() {
 
 // JavaScript is woken at once when it is quiet, and at most once per window under load.
 void Pump::notify(uint64_t nowNs, bool idle) {
-  if (!notifyDue_) return;
+  if (!notifyDue_.load(std::memory_order_relaxed)) return;
   if (!idle && nowNs - lastNotifyNs_ < uint64_t{settings_.wakeWindowUs} * 1000) return;
   notifyDue_ = false;
   lastNotifyNs_ = nowNs;
@@ -445,6 +448,7 @@ Result<uint64_t> Pump::promote(uint64_t epoch) {
   if (auto stored = store_.storeRecord(std::move(record)); !stored) return stored.error();
   appender_.start(epoch);
   primary_ = true;
+  commitMovedNs_ = monotonicNs();
   heardEpoch_ = epoch;
   counters_[kEpoch].store(epoch);
   counters_[kIsPrimary].store(1);
@@ -473,7 +477,7 @@ Result<uint64_t> Pump::promise(uint64_t epoch) {
   }
   // The fence first: after the links of older epochs are gone nothing of theirs can land any more.
   if (primary_ && epoch > store_.epoch()) static_cast<void>(demote());
-  if (upstream_ && heardEpoch_ < epoch) dropUpstream(makeError("WALSHIP_ERR_EPOCH", "this node promised a newer epoch"));
+  if (upstream_ && upstream_->epoch() < epoch) dropUpstream(makeError("WALSHIP_ERR_EPOCH", "this node promised a newer epoch"));
   record.promisedEpoch = epoch;
   record.protectedLsn = protected_;
   if (auto stored = store_.storeRecord(std::move(record)); !stored) return stored.error();
@@ -542,10 +546,14 @@ void Pump::watchRule(uint64_t nowNs) {
   const bool failing = elapsedNs(commitMovedNs_, nowNs) > uint64_t{settings_.ruleMs} * kMs;
   if (failing == ruleFailing_) return;
   ruleFailing_ = failing;
-  const Error why = failing ? makeError("WALSHIP_ERR_COMMIT_RULE",
-                                        "commits wait: the rule needs " + std::to_string(rule_.count) + " standby(s), " +
-                                            std::to_string(tree_.nodes().size()) + " connected; LSN " + std::to_string(end) +
-                                            " is not committed beyond " + std::to_string(committed_))
+  const std::string needed =
+      rule_.level == CommitLevel::async
+          ? "this node's own disk has not taken them"
+          : "the rule needs " + std::to_string(rule_.count) + " standby(s), " + std::to_string(tree_.nodes().size()) +
+                " connected";
+  const Error why = failing ? makeError("WALSHIP_ERR_COMMIT_RULE", "commits wait: " + needed + "; LSN " + std::to_string(end) +
+                                                                       " is appended, " + std::to_string(committed_) +
+                                                                       " committed")
                             : Error{};
   event(failing ? "rule-failing" : "rule-met", settings_.nodeId, why);
 }

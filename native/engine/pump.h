@@ -140,9 +140,10 @@ class Pump final : public SessionHost {
   bool ruleFailing_ = false;
 
   uint64_t lastBusyNs_ = 0;
+  uint32_t busyRounds_ = 0;
   uint64_t lastTickNs_ = 0;
   uint64_t lastNotifyNs_ = 0;
-  bool notifyDue_ = false;
+  std::atomic<bool> notifyDue_{false};  // set by whoever has news for JavaScript
 
   std::atomic<bool> sleeping_{false};
   std::atomic<uint64_t> applied_{0};

@@ -8,6 +8,7 @@ namespace walship {
 namespace {
 constexpr size_t kUnsentMax = 64;
 constexpr size_t kGrantsHeldMax = 1024;
+constexpr uint64_t kRefusalGraceNs = 200'000'000;
 constexpr uint64_t kCommitHeartbeatNs = 1'000'000;  // a moved commit position is told at most this often
 }  // namespace
 
@@ -19,7 +20,7 @@ DownstreamSession::DownstreamSession(SessionHost& host, std::unique_ptr<Link> li
 DownstreamSession::~DownstreamSession() { host_.tree().dropVia(this); }
 
 void DownstreamSession::end(Error error) {
-  if (!ended_) ended_ = std::move(error);
+  if (!ended_) ended_ = state_ == State::refused ? refusal_ : std::move(error);
 }
 
 void DownstreamSession::say(Buffer message) {
@@ -38,6 +39,7 @@ bool DownstreamSession::step(uint64_t nowNs) {
   }
   while (!unsent_.empty() && link_->send(unsent_.front())) unsent_.pop_front();
   if (state_ == State::answering) answerOffer();
+  if (state_ == State::refused && elapsedNs(refusedNs_, nowNs) > kRefusalGraceNs) end(refusal_);
   bool any = false;
   if (state_ == State::streaming && !ended_) {
     // Before the bytes: frames of a new epoch are refused in a session that does not know of it.
@@ -60,7 +62,7 @@ void DownstreamSession::onLanded(uint32_t, uint32_t) {
 }
 
 void DownstreamSession::onMessage(Bytes bytes) {
-  if (ended_) return;
+  if (ended_ || state_ == State::refused) return;
   heardNs_ = monotonicNs();
   auto decoded = decodeMessage(bytes);
   if (!decoded) return end(decoded.error());
@@ -116,8 +118,10 @@ void DownstreamSession::refuse(const char* code, const std::string& message) {
   refusal.code = code;
   refusal.message = message;
   say(encode(refusal));
-  link_->flush();
-  end(makeError(code, message));
+  // The peer leaves when it has read why; a link broken off at once might not carry the reason.
+  refusal_ = makeError(code, message);
+  refusedNs_ = monotonicNs();
+  state_ = State::refused;
 }
 
 void DownstreamSession::answer(Answer what) {
@@ -181,7 +185,10 @@ void DownstreamSession::answerOffer() {
   const LogPosition found = pin.filled() == 0 || theirs.lsn < header.firstLsn
                                 ? LogPosition{}
                                 : boundaryAt(pin.bytes(), pin.filled(), theirs.lsn);
-  const bool same = theirs.offset == 0 ? theirs.lsn == (pin.filled() == 0 ? ours.lsn : header.firstLsn)
+  const bool sameStart = pin.filled() == 0
+                             ? theirs.lsn == ours.lsn && theirs.headerChecksum == ours.headerChecksum
+                             : theirs.lsn == header.firstLsn && theirs.headerChecksum == header.parent;
+  const bool same = theirs.offset == 0 ? sameStart
                                        : found.lsn == theirs.lsn && found.offset == theirs.offset &&
                                              found.headerChecksum == theirs.headerChecksum;
   if (same) return answer({AnswerKind::accept, 0, theirs, 0, 0, {}, {}, {}});
@@ -203,11 +210,13 @@ Pin* DownstreamSession::cursorPin() {
   if (!pages_.empty() && pages_.back().pin.page() == cursorPage_) return &pages_.back().pin;
   Store& store = host_.store();
   const bool lagging = cursorPage_ + 1 < store.received().page;
-  Pin pin = store.arena().find(cursorPage_, lagging ? Access::catchUp : Access::ship);
+  Pin pin = store.arena().find(cursorPage_, lagging && cursorPage_ >= askedUpTo_ ? Access::catchUp : Access::ship);
   if (lagging) {
     const uint64_t last = std::min(cursorPage_ + host_.settings().readAheadPages, store.received().page - 1);
     for (uint64_t page = cursorPage_ + (pin ? 1 : 0); page <= last; ++page) {
-      if (page != loadAskedPage_ && !store.arena().contains(page)) host_.requestLoad(page);
+      if (page == loadAskedPage_ || store.arena().contains(page)) continue;
+      host_.requestLoad(page);
+      askedUpTo_ = page + 1;
     }
   } else if (!pin && loadAskedPage_ != cursorPage_) {
     host_.requestLoad(cursorPage_);

@@ -38,7 +38,7 @@ class DownstreamSession final : public LinkHandler {
   void onDown(const Error& error) override { end(error); }
 
  private:
-  enum class State : uint8_t { awaitingOffer, answering, streaming };
+  enum class State : uint8_t { awaitingOffer, answering, streaming, refused };
   struct Page {
     Pin pin;
     uint64_t lastShip = 0;  // number of the last ship() that reads it
@@ -56,12 +56,15 @@ class DownstreamSession final : public LinkHandler {
   const std::string node_;
   const uint64_t nodeKey_;
   std::optional<Error> ended_;
+  Error refusal_;             // of State::refused
+  uint64_t refusedNs_ = 0;
   State state_ = State::awaitingOffer;
   Offer offer_;
 
   uint64_t cursorPage_ = 0;
   uint32_t cursorOffset_ = 0;
   uint64_t loadAskedPage_ = UINT64_MAX;
+  uint64_t askedUpTo_ = 0;    // pages asked for by this session lie below: taking them up is no access of its own
   std::deque<Grant> grants_;  // in page order
   uint64_t ships_ = 0;
   std::deque<Page> pages_;    // pinned: the last one may be the cursor's

@@ -20,6 +20,9 @@ Result<std::unique_ptr<Store>> Store::open(Arena& arena, Log& log, const LogPosi
   store->written_ = store->flushed_ = store->target_ = tail;
   store->lastFrame_ = store->flushedFrame_ = tail;
   store->lastSyncNs_ = monotonicNs();
+  // An epoch can be recorded before its first bytes are on disk; a crash in between leaves a start beyond the tail.
+  EpochHistory& history = store->record_.history;
+  while (!history.empty() && history.back().firstLsn > tail.lsn) history.pop_back();
   if (auto loaded = store->loadTailPage(tail); !loaded) return loaded.error();
   return store;
 }
@@ -85,10 +88,10 @@ Result<void> Store::startAt(const LogPosition& position) {
   const std::lock_guard flushing(flushMutex_);
   if (auto started = log_.startAt(position); !started) return started;
   arena_.discard(std::move(tail_));
-  written_ = flushed_ = lastFrame_ = flushedFrame_ = position;
+  flushed_ = lastFrame_ = flushedFrame_ = position;
   {
     const std::lock_guard lock(targetMutex_);
-    target_ = position;
+    written_ = target_ = position;
   }
   return loadTailPage(position);
 }
@@ -109,11 +112,13 @@ Result<void> Store::cut(const LogPosition& to) {
     if (auto cut = log_.truncate(to, lastFrame_); !cut) return cut;
   }
   // Beyond the cut there may also be only the padding of a finished page.
-  if (lastFrame_.lsn > to.lsn || written_.page > to.page) written_ = lastFrame_ = to;
+  const bool writtenBeyond = lastFrame_.lsn > to.lsn || written_.page > to.page;
+  if (writtenBeyond) lastFrame_ = to;
   if (flushed_.lsn > to.lsn || flushed_.page > to.page) flushed_ = flushedFrame_ = to;
   {
     const std::lock_guard lock(targetMutex_);
     target_ = to;
+    if (writtenBeyond) written_ = to;
   }
   if (auto loaded = loadTailPage(to); !loaded) return loaded;
 
@@ -173,13 +178,17 @@ Result<LogPosition> Store::boundary(uint64_t lsn) {
   if (!page) return page.error();
   auto pin = fetch(page.value(), Access::catchUp);
   if (!pin) return pin.error();
-  const auto header = loadAt<PageHeader>(pin.value().bytes(), 0);
-  const LogPosition found = pin.value().filled() == 0
-                                ? LogPosition{}
-                                : boundaryAt(pin.value().bytes(), pin.value().filled(), lsn);
-  if (found.offset > kPageHeaderBytes) return found;
+  const bool begun = pin.value().filled() != 0;
+  if (begun) {
+    const LogPosition found = boundaryAt(pin.value().bytes(), pin.value().filled(), lsn);
+    if (found.offset > kPageHeaderBytes) return found;
+  }
   // At the very start of a page the place is written as the end of the page before.
-  if (page.value() == log_.firstPage()) return LogPosition{header.firstLsn, header.parent, 0, page.value(), 0};
+  if (page.value() == log_.firstPage()) {
+    WALSHIP_ASSERT(begun);  // an empty log has nothing to look for
+    const auto header = loadAt<PageHeader>(pin.value().bytes(), 0);
+    return LogPosition{header.firstLsn, header.parent, 0, page.value(), 0};
+  }
   auto before = fetch(page.value() - 1, Access::catchUp);
   if (!before) return before.error();
   return arena_.end(before.value());
@@ -261,7 +270,7 @@ Result<bool> Store::flushBatch(bool syncNow) {
   flushed_ = at;
   flushedFrame_ = lastFrame_;
   flushedLsn_.store(at.lsn, std::memory_order_release);
-  if (moved) {
+  if (moved && syncNow) {
     if (auto marked = log_.mark(flushedFrame_); !marked) return marked.error();
   }
   const std::lock_guard lock(recentMutex_);

@@ -105,7 +105,7 @@ class Store {
   bool stopping_ = false;
 
   std::mutex flushMutex_;   // held through a batch: cut() and the flusher exclude each other
-  LogPosition written_;     // given to the kernel
+  LogPosition written_;     // given to the kernel; changed under targetMutex_ as well
   LogPosition lastFrame_;   // the end of the last frame written: as written_, unless a new page has just begun
   LogPosition flushed_;     // synced
   LogPosition flushedFrame_;  // lastFrame_ at that sync

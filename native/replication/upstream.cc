@@ -142,7 +142,7 @@ void UpstreamSession::take(const Answer& answer) {
 void UpstreamSession::cutTo(uint64_t lsn) {
   Store& store = host_.store();
   const LogPosition from = store.received();
-  if (++cuts_ > kCutsMax || lsn >= from.lsn + (from.offset == 0 ? 1 : 0)) {
+  if (++cuts_ > kCutsMax || store.empty() || lsn >= from.lsn + (from.offset == 0 ? 1 : 0)) {
     return end(makeError("WALSHIP_ERR_LINK_PROTOCOL", "'" + node_ + "' asks for a cut at LSN " + std::to_string(lsn) +
                                                           " that leads nowhere"));
   }

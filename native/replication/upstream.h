@@ -26,6 +26,7 @@ class UpstreamSession final : public LinkHandler {
   const std::string& node() const { return node_; }
   const std::optional<Error>& ended() const { return ended_; }
   bool streaming() const { return state_ == State::streaming; }
+  uint64_t epoch() const { return epoch_; }  // the upstream's, as last heard
   bool polledBusy = false;  // the pump's note: the last poll() found something
 
   void onLanded(uint32_t grantId, uint32_t length) override;
