@@ -7,6 +7,7 @@ import {
   arenaPort,
   type DriveResult,
   type DriveSettings,
+  direct,
   fromNative,
   type NativeChunk,
   type NativeEngine,
@@ -198,11 +199,7 @@ export class Engine extends EventEmitter<{ event: [EngineEvent] }> {
    * `WALSHIP_ERR_NOT_PRIMARY`, `WALSHIP_ERR_APPEND_TOO_LARGE`, `WALSHIP_ERR_CLOSED`, or why the storage has failed.
    */
   append(bytes: Uint8Array): Lsn {
-    try {
-      return this.#native.append(bytes);
-    } catch (error) {
-      throw fromNative(error);
-    }
+    return direct(() => this.#native.append(bytes));
   }
 
   /** Resolves when an append may succeed again after `WALSHIP_ERR_BACKPRESSURE`. */
@@ -294,12 +291,12 @@ export class Engine extends EventEmitter<{ event: [EngineEvent] }> {
 
   /** For `applied: 'manual'`: everything below `lsn` is visible in this node's database. */
   applied(lsn: Lsn): void {
-    this.#native.setApplied(lsn);
+    direct(() => this.#native.setApplied(lsn));
   }
 
   /** Changes the commit rule at once. @throws {WalshipError} `WALSHIP_ERR_CONFIG` */
   setCommitRule(rule: CommitRule): void {
-    this.#native.setCommitRule(nativeCommitRule(rule));
+    direct(() => this.#native.setCommitRule(nativeCommitRule(rule)));
   }
 
   /**
@@ -355,7 +352,7 @@ export class Engine extends EventEmitter<{ event: [EngineEvent] }> {
       role: this.role,
       epoch: this.epoch,
       positions: this.positions,
-      ...this.#native.status(),
+      ...direct(() => this.#native.status()),
       cache: this.#keeper.status(),
       counters: {
         appends: number(counter.appends),
@@ -433,7 +430,14 @@ export class Engine extends EventEmitter<{ event: [EngineEvent] }> {
       for (const release of this.#writable) release();
       this.#writable.clear();
     }
-    this.emit('event', event as EngineEvent);
+    try {
+      this.emit('event', event as EngineEvent);
+    } catch (error) {
+      // The listener's own failure: it must not keep the events behind this one from being taken.
+      queueMicrotask(() => {
+        throw error;
+      });
+    }
   }
 }
 

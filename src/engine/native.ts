@@ -368,6 +368,15 @@ export async function settled<T>(promise: Promise<T>): Promise<T> {
   }
 }
 
+/** The same for a call that answers at once. */
+export function direct<T>(call: () => T): T {
+  try {
+    return call();
+  } catch (error) {
+    throw fromNative(error);
+  }
+}
+
 /** The arena of an engine as the cache's keeper wants it. */
 export function arenaPort(engine: NativeEngine): ArenaPort {
   return {
