@@ -54,6 +54,13 @@ Pump::~Pump() { stop(); }
 
 void Pump::start(Hooks hooks) {
   hooks_ = std::move(hooks);
+  // Whoever has just opened the engine must not read zeros until the first round.
+  counters_[kReceivedLsn].store(store_.receivedLsn());
+  counters_[kFlushedLsn].store(store_.flushedLsn());
+  counters_[kAppliedLsn].store(appliedLsn());
+  counters_[kCommittedLsn].store(committed_);
+  counters_[kEndLsn].store(store_.receivedLsn());
+  counters_[kEpoch].store(epoch());
   thread_ = std::thread([this] { run(); });
 }
 
