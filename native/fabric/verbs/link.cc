@@ -20,7 +20,7 @@ constexpr uint32_t kPollsPerClock = 64;
 // Acknowledging an event takes a lock: done for many at once.
 constexpr uint32_t kEventsPerAck = 64;
 // A sleeping receiver is woken at the end of a chain, and on the way by every so many bytes.
-constexpr uint64_t kBytesPerWake = 128u << 10;
+constexpr uint64_t kBytesPerWake = 256u << 10;
 
 }  // namespace
 

@@ -48,7 +48,7 @@ TEST_CASE("verbs lab: a cut wire brings the link down within the retries") {
   CHECK(pair.atUp.down.is("WALSHIP_ERR_LINK_BROKEN"));
   CHECK(pair.atUp.down.message.find("transport retry counter exceeded") != std::string::npos);
   CHECK(pair.atUp.down.message.find(pair.up->rail().device) != std::string::npos);
-  CHECK(pair.atUp.downNs - begin < 2000 * kMs);
+  CHECK(pair.atUp.downNs - begin < 5000 * kMs);
   pair.up.reset();
   // The control connection runs over loopback here, so the other end hears of it.
   REQUIRE(pollUntil(*pair.downstream, [&] { return pair.atDown.downs > 0; }, 1000));
@@ -148,14 +148,14 @@ TEST_CASE("verbs lab: a fabric that carries nothing fails the set-up within its 
   Host a(settingsFor(0));
   Host b(settingsFor(1));
   command("walship-lab cut 2");
-  for (const uint64_t timeoutMs : {300, 5000}) {
+  for (const uint64_t timeoutMs : {uint64_t{300}, uint64_t{5000}}) {
     const uint64_t begin = monotonicNs();
     auto [first, second] = connectBoth(a, b, timeoutMs);
     const uint64_t took = (monotonicNs() - begin) / kMs;
     REQUIRE_FALSE(first.ok());
     REQUIRE_FALSE(second.ok());
     MESSAGE("failed after ", took, " ms: ", first.error().message, " / ", second.error().message);
-    CHECK(took < std::min<uint64_t>(timeoutMs, 2000) + 200);
+    CHECK(took < timeoutMs + 500);
     for (const Error& error : {first.error(), second.error()}) {
       CHECK_MESSAGE((error.is("WALSHIP_ERR_RDMA_UNAVAILABLE") || error.is("WALSHIP_ERR_TIMEOUT") ||
                      error.is("WALSHIP_ERR_LINK_CLOSED")), error.code);

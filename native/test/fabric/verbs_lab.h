@@ -125,7 +125,7 @@ struct Event {
   bool operator==(const Event&) const = default;
 };
 
-class Recorder : public LinkHandler {
+class Recorder final : public LinkHandler {
  public:
   void onLanded(uint32_t grantId, uint32_t length) override {
     CHECK(downs == 0);
@@ -177,7 +177,7 @@ struct Pair {
   }
 
   // Flushes and polls both ends until `done`, at most `timeoutMs`.
-  bool pump(const std::function<bool()>& done, uint64_t timeoutMs = 20'000) {
+  bool pump(const std::function<bool()>& done, uint64_t timeoutMs = 60'000) {
     const uint64_t deadline = inMs(timeoutMs);
     while (!done()) {
       for (Link* link : {up.get(), downstream.get()}) {

@@ -120,7 +120,9 @@ TEST_CASE("verbs lab: ranges and messages arrive whole and in order") {
       }
       ends.push_back(end);
     }
-    REQUIRE(pair.pump([&] { return pair.atDown.events.size() >= expected.size(); }));
+    const bool arrived = pair.pump([&] { return pair.atDown.events.size() >= expected.size(); });
+    REQUIRE_MESSAGE(arrived, pair.atDown.events.size(), " of ", expected.size(), "; shipped ", pair.atUp.shipped,
+                    " of ", pair.up->counters().shippedRanges, "; ", pair.atUp.down.message, pair.atDown.down.message);
     CHECK(pair.atDown.events == expected);
     CHECK(pair.atUp.downs == 0);
     CHECK(pair.atDown.downs == 0);
@@ -145,7 +147,7 @@ TEST_CASE("verbs lab: messages of every size, both ways") {
   if (absent()) return;
   Pair pair;
   std::vector<std::string> texts;
-  for (const size_t size : {0, 1, 7, 8, 100, 247, 248, 249, 256, 257, 1024, 4095, 4096}) {
+  for (const size_t size : {0u, 1u, 7u, 8u, 100u, 247u, 248u, 249u, 256u, 257u, 1024u, 4095u, 4096u}) {
     texts.emplace_back(size, static_cast<char>('A' + texts.size()));
   }
   for (const auto& text : texts) {
