@@ -139,7 +139,7 @@ Pin Arena::create(uint64_t page, PageOrigin origin) {
     ++counters_.loads;
   } else {
     pushEvent(ArenaEvent::appended, *index, page);
-    if (tracing_) trace('a', page);
+    if (tracing_ && trace_.size() < kTraceMax) trace_.push_back({monotonicNs(), page, 'a'});
   }
   return Pin(this, *index);
 }
@@ -149,10 +149,8 @@ Pin Arena::find(uint64_t page, Access access) {
   const auto found = slotOf_.find(page);
   if (found == slotOf_.end() || table_[found->second].state != State::present) return {};
   ++table_[found->second].pins;
-  if (access != Access::ship && access != Access::flush) {
-    references_[found->second] = 1;
-    if (tracing_) trace(access == Access::tailRead ? 't' : access == Access::catchUp ? 'c' : 's', page);
-  }
+  if (access > Access::loadedFor) references_[found->second] = 1;
+  if (tracing_) trace(access, page);
   return Pin(this, found->second);
 }
 
@@ -304,8 +302,15 @@ void Arena::pushEvent(ArenaEvent::Kind kind, uint32_t slot, uint64_t page) {
   events_.push_back({kind, slot, page});
 }
 
-void Arena::trace(char kind, uint64_t page) {
-  if (trace_.size() < kTraceMax) trace_.push_back({monotonicNs(), page, kind});
+void Arena::noteLoadedFor(uint64_t page, Access access) {
+  const std::lock_guard lock(mutex_);
+  if (tracing_) trace(access, page);
+}
+
+void Arena::trace(Access access, uint64_t page) {
+  if (access == Access::ship || access == Access::flush || trace_.size() >= kTraceMax) return;
+  const char kind = access == Access::tailRead ? 't' : access == Access::scrub ? 's' : 'c';
+  trace_.push_back({monotonicNs(), page, kind});
 }
 
 }  // namespace walship

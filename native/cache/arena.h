@@ -53,8 +53,8 @@ class Pin {
 enum class PageOrigin : uint8_t { appended = 1, loaded = 2 };
 
 // Why a page is looked up. `ship` and `flush` are not accesses to the policy: the first shipping of fresh bytes and the
-// write to disk happen to every page alike.
-enum class Access : uint8_t { ship, flush, tailRead, catchUp, scrub };
+// write to disk happen to every page alike. Nor is `loadedFor`: taking up the page that was loaded for this very access.
+enum class Access : uint8_t { ship, flush, loadedFor, tailRead, catchUp, scrub };
 
 struct ArenaEvent {
   enum Kind : uint8_t { appended = 1, loaded = 2, removed = 3, dropped = 4 };
@@ -124,7 +124,9 @@ class Arena {
   ArenaCounters counters();
   uint32_t used();
 
+  // Records what readers want, whether the page is here or must be loaded.
   void traceAccesses(bool on);
+  void noteLoadedFor(uint64_t page, Access access);
   std::vector<TracedAccess> drainTrace();
 
   // Set when somebody went away without a page; cleared by the caller that found one free again.
@@ -153,7 +155,7 @@ class Arena {
   void remove(uint32_t slot);
   void unpin(uint32_t slot);
   void pushEvent(ArenaEvent::Kind kind, uint32_t slot, uint64_t page);
-  void trace(char kind, uint64_t page);
+  void trace(Access access, uint64_t page);
 
   std::byte* base_;
   size_t mappedBytes_;

@@ -210,7 +210,8 @@ Pin* DownstreamSession::cursorPin() {
   if (!pages_.empty() && pages_.back().pin.page() == cursorPage_) return &pages_.back().pin;
   Store& store = host_.store();
   const bool lagging = cursorPage_ + 1 < store.received().page;
-  Pin pin = store.arena().find(cursorPage_, lagging && cursorPage_ >= askedUpTo_ ? Access::catchUp : Access::ship);
+  const Access access = !lagging ? Access::ship : cursorPage_ < askedUpTo_ ? Access::loadedFor : Access::catchUp;
+  Pin pin = store.arena().find(cursorPage_, access);
   if (lagging) {
     const uint64_t last = std::min(cursorPage_ + host_.settings().readAheadPages, store.received().page - 1);
     for (uint64_t page = cursorPage_ + (pin ? 1 : 0); page <= last; ++page) {

@@ -154,6 +154,7 @@ Result<Pin> Store::fetch(uint64_t page, Access access) {
     arena_.discard(std::move(pin));
   } else {
     arena_.publishLoaded(pin, end.value(), true);
+    arena_.noteLoadedFor(page, access);
   }
 
   lock.lock();
