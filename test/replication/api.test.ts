@@ -409,15 +409,14 @@ describe('the process', () => {
       `
       import { Worker } from 'node:worker_threads';
       const code = (ending) => \`
-        const { workerData, parentPort } = require('node:worker_threads');
-        import(workerData.entry).then(async ({ Engine }) => {
-          const engine = await Engine.open(workerData.options);
-          await engine.promote();
-          const lsn = engine.append(Buffer.alloc(10_000, 1));
-          await engine.committed(lsn);
-          parentPort.postMessage(String(lsn));
-          \${ending}
-        });\`;
+        import { parentPort, workerData } from 'node:worker_threads';
+        const { Engine } = await import(workerData.entry);
+        const engine = await Engine.open(workerData.options);
+        await engine.promote();
+        const lsn = engine.append(Buffer.alloc(10_000, 1));
+        await engine.committed(lsn);
+        parentPort.postMessage(String(lsn));
+        \${ending}\`;
       const run = (ending) => new Worker(code(ending), { eval: true, workerData: { entry: argument.entry, options: argument.options } });
       const one = run('await engine.close();');
       one.on('message', (lsn) => console.log('one', lsn));
