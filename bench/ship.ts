@@ -6,8 +6,22 @@ import { Report } from './lib/report.js';
 import { interleave, median, sizeName } from './lib/statistics.js';
 import type { BenchResult } from './result.js';
 
-const sizes = [128, 4096, 65536];
 const MB = 1e6;
+/** Appended and not yet committed at a time: what enough clients that wait for their commits come to. */
+const windowBytes = 8 << 20;
+
+interface Load {
+  readonly appendBytes: number;
+  /** Behind the id; empty for the usual load. */
+  readonly suffix: string;
+  /** Bounded by {@link windowBytes}, or by nothing but the engine's own back-pressure. */
+  readonly bounded: boolean;
+}
+
+const loads: readonly Load[] = [
+  ...[128, 4096, 65536].map((appendBytes) => ({ appendBytes, suffix: '', bounded: true })),
+  { appendBytes: 65536, suffix: '/unbounded', bounded: false },
+];
 
 interface Shipped {
   readonly bytesPerSecond: number;
@@ -31,15 +45,23 @@ export const shipBench: Bench = {
         commitRule: { level: 'received', any: 1 },
         completion: 'adaptive',
       });
-      const drive = (appendBytes: number, seconds: number) =>
-        cluster.primary.call('drive', { appendBytes, inFlight: 0, seconds, warmupAppends: 100, spin: false });
-      for (const appendBytes of sizes) {
+      const common = { seconds: options.seconds, warmupAppends: 100, spin: false };
+      // Every page of the arena is touched once before anything is measured.
+      await cluster.primary.call('drive', {
+        ...common,
+        appendBytes: 65536,
+        inFlight: windowBytes / 65536,
+        appendsMax: 2048,
+        seconds: 60,
+      });
+      for (const { appendBytes, suffix, bounded } of loads) {
+        const settings = { ...common, appendBytes, inFlight: bounded ? windowBytes / appendBytes : 0 };
         const limits: Throughput[] = [];
         const values: Shipped[] = [];
         await interleave(options.rounds, [
           async () => limits.push(await throughputLimit(options.transport, 65536, options.seconds)),
           async () => {
-            const run = await cluster.cpuSeconds(() => drive(appendBytes, options.seconds));
+            const run = await cluster.cpuSeconds(() => cluster.primary.call('drive', settings));
             const { bytes, seconds, appends } = run.value;
             values.push({
               bytesPerSecond: bytes / seconds,
@@ -52,7 +74,7 @@ export const shipBench: Bench = {
         const limitCpu = median(limits.map((one) => one.cpuNsPerByte ?? 0));
         const appends = median(values.map((one) => one.appendsPerSecond));
         report.add({
-          id: `ship/${options.transport}/${sizeName(appendBytes)}/received`,
+          id: `ship/${options.transport}/${sizeName(appendBytes)}/received${suffix}`,
           value: median(values.map((one) => one.bytesPerSecond)) / MB,
           unit: 'MB/s',
           limit: { name: limits[0]?.name ?? '', value: median(limits.map((one) => one.bytesPerSecond)) / MB },
