@@ -2,10 +2,20 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { readFileSync, statSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
-import { type EngineOptions, type EngineStatus, type Positions, WalshipError } from '../../src/index.js';
+import type { EngineOptions, EngineStatus, Positions } from '../../src/index.js';
 import type { Acknowledged, FromWorker, Opened, Resources, WorkerEvent, WorkloadEnd } from './protocol.js';
 
 const worker = fileURLToPath(new URL('worker.mjs', import.meta.url));
+
+/** An error of the worker's engine. Not the package's own class: the lab is too slow to load the package twice. */
+export class NodeError extends Error {
+  readonly code: string;
+
+  constructor(code: string, message: string) {
+    super(message);
+    this.code = code;
+  }
+}
 
 interface Waiting {
   resolve(value: unknown): void;
@@ -81,7 +91,7 @@ export class NodeProcess {
     }
     const waiting = this.#waiting.get(message.id);
     this.#waiting.delete(message.id);
-    if ('error' in message) waiting?.reject(new WalshipError(message.error.code, message.error.message));
+    if ('error' in message) waiting?.reject(new NodeError(message.error.code, message.error.message));
     else waiting?.resolve(message.value);
   }
 
