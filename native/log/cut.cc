@@ -19,9 +19,10 @@ Result<void> Log::Implementation::truncate(const LogPosition& to, const LogPosit
   auto there = view_.positionAt(to.lsn);
   if (!there) return there.error();
   if (!samePlace(there.value(), to)) {
-    return makeError("WALSHIP_ERR_LOG_POSITION", "LSN " + std::to_string(to.lsn) +
-                                                     " is not where a frame ends, or not as positionAt() gives it: the "
-                                                     "log cannot be cut there");
+    return makeError("WALSHIP_ERR_LOG_POSITION",
+                     "LSN " + std::to_string(to.lsn) +
+                         " is not where a frame ends, or not as positionAt() gives it: the "
+                         "log cannot be cut there");
   }
   if (auto synced = sync(); !synced) return synced;
   if (auto saved = saveCut(to, oldTail); !saved) return failed(saved.error());
@@ -70,8 +71,8 @@ Result<void> Log::Implementation::saveCut(const LogPosition& to, const LogPositi
   return saved;
 }
 
-// Zeroes all of the tail's segment behind the tail. All, because a header or a frame that is written again, the same as
-// before, would lead on to whatever old frames still stand behind it.
+// Zeroes all of the tail's segment behind the tail. All, because a header or a frame that is written again,
+// the same as before, would lead on to whatever old frames still stand behind it.
 Result<void> Log::Implementation::cutBehind(const LogPosition& tail) {
   if (tail.offset == 0) return {};
   const std::string file = view_.table().pathOf(tail.page);
@@ -82,12 +83,14 @@ Result<void> Log::Implementation::cutBehind(const LogPosition& tail) {
   // The cut first, so that a crash from here on finds the log's end where it is now.
   if (auto zeroed = zeroAt(fd.value().get(), from, pageEnd - from, file); !zeroed) return zeroed;
   if (auto synced = syncFile(fd.value().get(), file); !synced) return synced;
-  if (auto zeroed = zeroAt(fd.value().get(), pageEnd, geometry_.segmentBytes() - pageEnd, file); !zeroed) return zeroed;
+  if (auto zeroed = zeroAt(fd.value().get(), pageEnd, geometry_.segmentBytes() - pageEnd, file); !zeroed) {
+    return zeroed;
+  }
   return syncFile(fd.value().get(), file);
 }
 
-// Removes segments behind the tail's, the last one first and each durably, so that a crash in between leaves no gap. They
-// do not become spares: old pages that come back under their own number could pass for new ones.
+// Removes segments behind the tail's, the last one first and each durably, so that a crash in between leaves
+// no gap. They do not become spares: old pages that come back under their own number could pass for new ones.
 Result<void> Log::Implementation::removeBehind(const std::vector<SegmentFile>& files) {
   for (auto segment = files.rbegin(); segment != files.rend(); ++segment) {
     if (auto removed = removeFile(segment->file); !removed) return removed;

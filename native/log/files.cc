@@ -78,7 +78,9 @@ Result<void> writeAt(int fd, Bytes bytes, uint64_t offset, const std::string& fi
   while (!bytes.empty()) {
     const ssize_t count = ::pwrite(fd, bytes.data(), bytes.size(), static_cast<off_t>(offset));
     if (count < 0 && errno == EINTR) continue;
-    if (count <= 0) return ioError("cannot write", count < 0 ? errno : EIO, file, static_cast<int64_t>(offset));
+    if (count <= 0) {
+      return ioError("cannot write", count < 0 ? errno : EIO, file, static_cast<int64_t>(offset));
+    }
     bytes = bytes.subspan(static_cast<size_t>(count));
     offset += static_cast<uint64_t>(count);
   }
@@ -113,7 +115,9 @@ Result<void> syncDirectory(const std::string& dir) {
 }
 
 Result<void> renameFile(const std::string& from, const std::string& to) {
-  if (::rename(from.c_str(), to.c_str()) != 0) return ioError("cannot rename to " + to + " the file", errno, from);
+  if (::rename(from.c_str(), to.c_str()) != 0) {
+    return ioError("cannot rename to " + to + " the file", errno, from);
+  }
   return {};
 }
 
@@ -133,7 +137,9 @@ Result<void> makeDirectory(const std::string& dir) {
   if (!dir.empty() && parent != dir) {
     if (auto made = makeDirectory(parent); !made) return made;
   }
-  if (::mkdir(dir.c_str(), 0750) != 0 && errno != EEXIST) return ioError("cannot make the directory", errno, dir);
+  if (::mkdir(dir.c_str(), 0750) != 0 && errno != EEXIST) {
+    return ioError("cannot make the directory", errno, dir);
+  }
   return syncDirectory(parent);
 }
 
@@ -144,7 +150,8 @@ Result<uint64_t> sizeOf(const std::string& file) {
 }
 
 Error StateFile::damaged(const std::string& what, int64_t offset) const {
-  return fileError("WALSHIP_ERR_LOG_CORRUPT", path() + " is damaged: " + what + "; " + remedy, path(), offset);
+  return fileError("WALSHIP_ERR_LOG_CORRUPT", path() + " is damaged: " + what + "; " + remedy, path(),
+                   offset);
 }
 
 Result<std::optional<std::vector<std::byte>>> StateFile::load() const {
@@ -167,14 +174,16 @@ Result<std::optional<std::vector<std::byte>>> StateFile::load() const {
   const Bytes payload = Bytes(bytes).subspan(sizeof header);
   if (header.magic != magic) return damaged("the magic number is wrong", 0);
   if (header.version != kFormatVersion) {
-    return damaged("it has format version " + std::to_string(header.version) + ", this walship reads version " +
-                       std::to_string(kFormatVersion),
+    return damaged("it has format version " + std::to_string(header.version) +
+                       ", this walship reads version " + std::to_string(kFormatVersion),
                    offsetof(StateHeader, version));
   }
   if (header.reserved != 0 || header.payloadBytes != payload.size()) {
     return damaged("its length does not match", offsetof(StateHeader, payloadBytes));
   }
-  if (header.payloadChecksum != checksum(payload)) return damaged("the checksum does not match", sizeof header);
+  if (header.payloadChecksum != checksum(payload)) {
+    return damaged("the checksum does not match", sizeof header);
+  }
   return Payload(std::vector<std::byte>(payload.begin(), payload.end()));
 }
 

@@ -34,8 +34,8 @@ Result<void> removeFile(const std::string& file);
 Result<void> makeDirectory(const std::string& dir);
 Result<uint64_t> sizeOf(const std::string& file);
 
-// Small state files: a checksummed header and the payload, replaced as a whole (write, fdatasync, rename, sync of the
-// directory), so that a crash leaves the old one or the new one.
+// Small state files: a checksummed header and the payload, replaced as a whole (write, fdatasync, rename,
+// sync of the directory), so that a crash leaves the old one or the new one.
 struct StateFile {
   std::string dir;
   std::string name;

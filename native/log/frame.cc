@@ -16,11 +16,13 @@ Error invalid(const FrameHeader& header, const std::string& what) {
 }
 
 Error brokenChain(const FrameHeader& header, const std::string& what) {
-  return makeError("WALSHIP_ERR_FRAME_CHAIN", "frame at LSN " + std::to_string(header.lsn) +
-                                                  " does not continue the log: " + what);
+  return makeError("WALSHIP_ERR_FRAME_CHAIN",
+                   "frame at LSN " + std::to_string(header.lsn) + " does not continue the log: " + what);
 }
 
-uint64_t headerChecksumOf(Bytes header) { return checksum(header.first(offsetof(FrameHeader, headerChecksum))); }
+uint64_t headerChecksumOf(Bytes header) {
+  return checksum(header.first(offsetof(FrameHeader, headerChecksum)));
+}
 
 }  // namespace
 
@@ -55,11 +57,13 @@ Result<FrameHeader> checkFrameHeader(Bytes bytes) {
     return makeError("WALSHIP_ERR_FRAME_INVALID", "no frame here: the magic number is wrong");
   }
   if (header.version != kFormatVersion) {
-    return makeError("WALSHIP_ERR_FRAME_VERSION", "frame has format version " + std::to_string(header.version) +
-                                                      ", this walship reads version " +
-                                                      std::to_string(kFormatVersion));
+    return makeError("WALSHIP_ERR_FRAME_VERSION",
+                     "frame has format version " + std::to_string(header.version) +
+                         ", this walship reads version " + std::to_string(kFormatVersion));
   }
-  if (header.headerChecksum != headerChecksumOf(bytes)) return invalid(header, "the header checksum does not match");
+  if (header.headerChecksum != headerChecksumOf(bytes)) {
+    return invalid(header, "the header checksum does not match");
+  }
   if ((header.flags & ~kFrameContinues) != 0) return invalid(header, "unknown bits in flags");
   if (header.reserved != 0) return invalid(header, "reserved is not zero");
   if (header.length == 0 || header.length > kLengthMax) {
@@ -83,7 +87,8 @@ Result<FrameHeader> checkFrame(Bytes bytes, const FrameChain& chain) {
   }
   const uint32_t size = frameBytes(header.length);
   if (size > bytes.size()) {
-    return invalid(header, "length " + std::to_string(header.length) + " passes the end of the bytes at hand");
+    return invalid(header,
+                   "length " + std::to_string(header.length) + " passes the end of the bytes at hand");
   }
   for (size_t at = size_t{kFrameHeaderBytes} + header.length; at < size; ++at) {
     if (bytes[at] != std::byte{0}) return invalid(header, "the padding is not zero");

@@ -1,8 +1,8 @@
-// The frame: unit of append. Header and payload; immutable once the primary has made it; the same bytes in memory, on
-// the wire and on disk, on every node.
+// The frame: unit of append. Header and payload; immutable once the primary has made it; the same bytes in
+// memory, on the wire and on disk, on every node.
 //
-// `parent` is the header checksum of the frame before, so (LSN, header checksum) names a whole history: two nodes that
-// agree on that pair agree on every byte before it.
+// `parent` is the header checksum of the frame before, so (LSN, header checksum) names a whole history: two
+// nodes that agree on that pair agree on every byte before it.
 #pragma once
 
 #include "base/bytes.h"
@@ -46,14 +46,16 @@ struct FrameChain {
   uint64_t epoch = 0;           // the next frame's epoch is at least this
 };
 
-// Writes the header (checksums included) in front of the payload that already stands at `frame + kFrameHeaderBytes`,
-// zeroes the padding behind it, and gives back the chain after it. `frame` spans exactly frameBytes(length).
+// Writes the header (checksums included) in front of the payload that already stands at `frame +
+// kFrameHeaderBytes`, zeroes the padding behind it, and gives back the chain after it. `frame` spans exactly
+// frameBytes(length).
 FrameChain sealFrame(MutableBytes frame, uint32_t length, uint16_t flags, uint64_t epoch, uint64_t madeAtUs,
                      const FrameChain& chain);
 
-// Checks the frame that begins at `bytes[0]` (magic, version, header checksum, bounds, alignment padding, chain,
-// payload checksum) against `chain`. `bytes` may extend beyond the frame. Never reads outside of `bytes`.
-// Errors: WALSHIP_ERR_FRAME_INVALID, WALSHIP_ERR_FRAME_VERSION, WALSHIP_ERR_FRAME_CHAIN; the message names the field.
+// Checks the frame that begins at `bytes[0]` (magic, version, header checksum, bounds, alignment padding,
+// chain, payload checksum) against `chain`. `bytes` may extend beyond the frame. Never reads outside of
+// `bytes`. Errors: WALSHIP_ERR_FRAME_INVALID, WALSHIP_ERR_FRAME_VERSION, WALSHIP_ERR_FRAME_CHAIN; the message
+// names the field.
 Result<FrameHeader> checkFrame(Bytes bytes, const FrameChain& chain);
 
 // Header only: magic, version, length bounds, header checksum; no chain, no payload.

@@ -22,7 +22,8 @@ uint64_t endOf(const EpochHistory& history, size_t index, uint64_t tailLsn) {
 
 }  // namespace
 
-uint64_t commonLsn(const EpochHistory& ours, uint64_t ourTailLsn, const EpochHistory& theirs, uint64_t theirTailLsn) {
+uint64_t commonLsn(const EpochHistory& ours, uint64_t ourTailLsn, const EpochHistory& theirs,
+                   uint64_t theirTailLsn) {
   const uint64_t shorter = std::min(ourTailLsn, theirTailLsn);
   if (ours.empty() || theirs.empty()) return shorter;
   size_t our = ours.size();
@@ -51,8 +52,8 @@ Result<NodeRecord> NodeRecordFile::load(const std::string& dir) {
   if (count > kEpochStartsMax) return file.damaged("it claims " + std::to_string(count) + " epochs");
   for (uint64_t index = 0; index < count && !fields.failed(); ++index) {
     const EpochStart start{fields.take<uint64_t>(), fields.take<uint64_t>()};
-    if (!record.history.empty() && (start.epoch <= record.history.back().epoch ||
-                                    start.firstLsn < record.history.back().firstLsn)) {
+    if (!record.history.empty() &&
+        (start.epoch <= record.history.back().epoch || start.firstLsn < record.history.back().firstLsn)) {
       return file.damaged("its epochs are out of order");
     }
     record.history.push_back(start);

@@ -1,8 +1,9 @@
-// What stands behind Log: the state of the writing thread, in log.cc (opening and growing) and cut.cc (cutting and
-// closing). Readers only touch the view.
+// What stands behind Log: the state of the writing thread, in log.cc (opening and growing) and cut.cc
+// (cutting and closing). Readers only touch the view.
 #pragma once
 
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
@@ -32,6 +33,7 @@ class Log::Implementation {
   const LogSettings settings_;
   const Geometry geometry_;
   LogView view_;
+  std::mutex writing_;  // held by Log around each call below "writing"
 
   uint64_t spareBytes() const { return spares_ ? spares_->bytes() : 0; }
 

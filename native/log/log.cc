@@ -24,8 +24,9 @@ Result<Fd> lockDirectory(const std::string& dir) {
   if (::fcntl(fd.value().get(), F_OFD_SETLK, &whole) != 0) {
     if (errno != EAGAIN && errno != EACCES) return ioError("cannot lock", errno, file);
     return fileError("WALSHIP_ERR_LOG_LOCKED",
-                     dir + " is open in another process (or twice in this one); stop that one, or use another "
-                           "directory",
+                     dir +
+                         " is open in another process (or twice in this one); stop that one, or use another "
+                         "directory",
                      file);
   }
   return fd;
@@ -71,8 +72,8 @@ Result<void> Log::Implementation::open(RecoveryReport* report) {
   return {};
 }
 
-// Makes what recovery found the durable truth: nothing incomplete stays behind the tail that a later recovery could
-// take for a continuation, and nothing below it is only in the kernel's memory.
+// Makes what recovery found the durable truth: nothing incomplete stays behind the tail that a later recovery
+// could take for a continuation, and nothing below it is only in the kernel's memory.
 Result<void> Log::Implementation::settle(const Recovery& found) {
   if (!found.clean && !found.fresh) {
     for (const SegmentInfo& segment : found.segments) {
@@ -131,8 +132,8 @@ Result<void> Log::Implementation::write(uint64_t page, uint32_t offset, Bytes by
   return {};
 }
 
-// The new segment is durable in the directory before anything is written to it: so a crash never leaves a gap in the
-// sequence of files, and a gap is always an error.
+// The new segment is durable in the directory before anything is written to it: so a crash never leaves a gap
+// in the sequence of files, and a gap is always an error.
 Result<void> Log::Implementation::rollOver(uint64_t page, uint64_t firstLsn) {
   auto spare = spares_->take();
   if (!spare) return spare.error();
@@ -191,9 +192,10 @@ Result<void> Log::Implementation::startAt(const LogPosition& position) {
   if (failure_) return *failure_;
   if (!view_.empty() || position.offset != 0 || position.page > kPageNumberMax ||
       position.page % geometry_.segmentPages != 0) {
-    return makeError("WALSHIP_ERR_LOG_POSITION",
-                     "a log can only start at the first page of a segment (" + std::to_string(geometry_.segmentPages) +
-                         " pages each) and while it is empty, not at page " + std::to_string(position.page));
+    return makeError("WALSHIP_ERR_LOG_POSITION", "a log can only start at the first page of a segment (" +
+                                                     std::to_string(geometry_.segmentPages) +
+                                                     " pages each) and while it is empty, not at page " +
+                                                     std::to_string(position.page));
   }
   // The log may have been further on before: its old pages, in recycled files, could pass for new ones.
   if (auto cleared = spares_->clear(); !cleared) return failed(cleared.error());
@@ -207,10 +209,16 @@ Result<uint64_t> Log::Implementation::trimBelow(uint64_t lsn) {
   if (lsn <= view_.firstLsn() || view_.empty()) return view_.firstLsn();
   auto page = view_.pageOf(lsn);
   if (!page) return page;
-  // Never beyond the mark: recovery starts there.
-  const uint64_t first = view_.table().firstPageOf(std::min(page.value(), marked_.page));
+  const uint64_t first = view_.table().firstPageOf(page.value());
   const uint64_t oldFirst = view_.firstPage();
   if (first <= oldFirst) return view_.firstLsn();
+  if (marked_.page < first) {
+    // Recovery starts at the mark, so it must lie in what stays; a caller that never syncs does not move it.
+    if (auto synced = sync(); !synced) return synced.error();
+    auto end = view_.positionAt(UINT64_MAX);
+    if (!end) return failed(end.error());
+    marked_ = end.value();
+  }
   Mark mark = markAt(marked_);
   mark.firstPage = first;
   if (auto marked = writeMark(mark, true); !marked) return failed(marked.error());
@@ -236,17 +244,37 @@ Log::~Log() = default;
 const LogSettings& Log::settings() const { return implementation_->settings_; }
 const Geometry& Log::geometry() const { return implementation_->geometry_; }
 Result<void> Log::write(uint64_t page, uint32_t offset, Bytes bytes) {
+  const std::lock_guard lock(implementation_->writing_);
   return implementation_->write(page, offset, bytes);
 }
-Result<void> Log::sync() { return implementation_->sync(); }
-Result<void> Log::mark(const LogPosition& position, bool durable) { return implementation_->mark(position, durable); }
-Result<void> Log::startAt(const LogPosition& position) { return implementation_->startAt(position); }
+Result<void> Log::sync() {
+  const std::lock_guard lock(implementation_->writing_);
+  return implementation_->sync();
+}
+Result<void> Log::mark(const LogPosition& position, bool durable) {
+  const std::lock_guard lock(implementation_->writing_);
+  return implementation_->mark(position, durable);
+}
+Result<void> Log::startAt(const LogPosition& position) {
+  const std::lock_guard lock(implementation_->writing_);
+  return implementation_->startAt(position);
+}
 Result<void> Log::truncate(const LogPosition& to, const LogPosition& oldTail) {
+  const std::lock_guard lock(implementation_->writing_);
   return implementation_->truncate(to, oldTail);
 }
-Result<uint64_t> Log::trimBelow(uint64_t lsn) { return implementation_->trimBelow(lsn); }
-Result<void> Log::zeroTail(const LogPosition& tail) { return implementation_->zeroTail(tail); }
-Result<void> Log::close(const LogPosition& tail) { return implementation_->close(tail); }
+Result<uint64_t> Log::trimBelow(uint64_t lsn) {
+  const std::lock_guard lock(implementation_->writing_);
+  return implementation_->trimBelow(lsn);
+}
+Result<void> Log::zeroTail(const LogPosition& tail) {
+  const std::lock_guard lock(implementation_->writing_);
+  return implementation_->zeroTail(tail);
+}
+Result<void> Log::close(const LogPosition& tail) {
+  const std::lock_guard lock(implementation_->writing_);
+  return implementation_->close(tail);
+}
 
 uint64_t Log::firstLsn() const { return implementation_->view_.firstLsn(); }
 uint64_t Log::firstPage() const { return implementation_->view_.firstPage(); }

@@ -41,8 +41,9 @@ bool valid(const Slot& slot, uint64_t index) {
   return slot.magic == kMarkMagic && slot.version == kFormatVersion && (slot.flags & ~kClosed) == 0 &&
          slot.sequence % 2 == index && slot.reserved == 0 && slot.checksum == checksumOf(slot) &&
          checkGeometry({slot.pageBytes, slot.segmentPages, slot.clusterTag}).ok() &&
-         slot.page <= kPageNumberMax && slot.firstPage <= slot.page && slot.firstPage % slot.segmentPages == 0 &&
-         slot.offset <= slot.pageBytes && (slot.offset >= kPageHeaderBytes || slot.offset == 0) &&
+         slot.page <= kPageNumberMax && slot.firstPage <= slot.page &&
+         slot.firstPage % slot.segmentPages == 0 && slot.offset <= slot.pageBytes &&
+         (slot.offset >= kPageHeaderBytes || slot.offset == 0) &&
          (slot.offset != 0 || slot.page == slot.firstPage);
 }
 
@@ -61,7 +62,9 @@ Result<Slots> readSlots(int fd, const std::string& file) {
   for (uint64_t index = 0; index < 2; ++index) {
     Slot slot{};
     auto read = readAt(fd, std::as_writable_bytes(std::span(&slot, 1)), index * kSlotBytes, file);
-    if (!read && !read.error().is("WALSHIP_ERR_LOG_CORRUPT")) return read.error();  // a short file is a lost slot
+    if (!read && !read.error().is("WALSHIP_ERR_LOG_CORRUPT")) {
+      return read.error();  // a short file is a lost slot
+    }
     if (read && valid(slot, index)) found.slots[index] = slot;
   }
   return found;

@@ -1,5 +1,5 @@
-// DIR/mark: how far the log is known to be durable. Two slots in blocks of their own, written in turn, so that a torn
-// write leaves the other one. The newer valid slot counts.
+// DIR/mark: how far the log is known to be durable. Two slots in blocks of their own, written in turn, so
+// that a torn write leaves the other one. The newer valid slot counts.
 #pragma once
 
 #include <optional>

@@ -24,8 +24,8 @@ bool inUse(const std::string& dir) {
 
 Error missingBefore(const PageFiles::File& file, uint64_t page) {
   return fileError("WALSHIP_ERR_LOG_SEGMENT_MISSING",
-                   "pages " + number(page) + " to " + number(file.firstPage - 1) + " are missing before " + file.path +
-                       "; put their segment files back, or restore this node from another one",
+                   "pages " + number(page) + " to " + number(file.firstPage - 1) + " are missing before " +
+                       file.path + "; put their segment files back, or restore this node from another one",
                    file.path, 0);
 }
 
@@ -100,8 +100,8 @@ LogVerification Verifier::run(const std::string& path) {
     if (!verifyFile(file)) return std::move(result_);
   }
   if (result_.tail.lsn < required_.lsn && result_.problems.empty() && !refusal) {
-    note(makeError("WALSHIP_ERR_LOG_CORRUPT", "the log ends at LSN " + number(result_.tail.lsn) + ", not at LSN " +
-                                                  number(required_.lsn)));
+    note(makeError("WALSHIP_ERR_LOG_CORRUPT", "the log ends at LSN " + number(result_.tail.lsn) +
+                                                  ", not at LSN " + number(required_.lsn)));
   }
   if (refusal && result_.problems.empty()) note(*refusal);
   return std::move(result_);
@@ -113,12 +113,12 @@ bool Verifier::verifyFile(const PageFiles::File& file) {
     note(missingBefore(file, nextPage_));
     known_ = false;
   }
-  const uint64_t wanted = files_.directory() ? files_.geometry().segmentBytes()
-                                             : file.pages * files_.geometry().pageBytes;
+  const uint64_t wanted =
+      files_.directory() ? files_.geometry().segmentBytes() : file.pages * files_.geometry().pageBytes;
   if (file.bytes != wanted && !gone(file)) {
     note(fileError("WALSHIP_ERR_LOG_CORRUPT",
-                   file.path + " has " + number(file.bytes) + " bytes instead of " + number(wanted), file.path,
-                   static_cast<int64_t>(std::min(file.bytes, wanted))));
+                   file.path + " has " + number(file.bytes) + " bytes instead of " + number(wanted),
+                   file.path, static_cast<int64_t>(std::min(file.bytes, wanted))));
   }
   for (uint64_t page = file.firstPage; page < file.firstPage + file.pages && page <= required_.page; ++page) {
     verifyPage(file, page);
@@ -143,7 +143,8 @@ void Verifier::verifyPage(const PageFiles::File& file, uint64_t page) {
   }
   const PageWalk& walk = walked.value();
   const bool last = page == required_.page;
-  if (known_ && (walk.header.firstLsn != result_.tail.lsn || walk.header.parent != result_.tail.headerChecksum)) {
+  if (known_ &&
+      (walk.header.firstLsn != result_.tail.lsn || walk.header.parent != result_.tail.headerChecksum)) {
     Error problem = makeError("WALSHIP_ERR_LOG_CORRUPT",
                               "the page begins at LSN " + number(walk.header.firstLsn) +
                                   ", but the page before it ends at LSN " + number(result_.tail.lsn) +
@@ -160,8 +161,9 @@ void Verifier::verifyPage(const PageFiles::File& file, uint64_t page) {
   // Behind the end of the log a crash may have left anything.
   if (!walk.clean && (!last || walk.end.offset < required_.offset) && !gone(file)) note(walk.problem);
   if (walk.clean && last && walk.end.lsn < required_.lsn) {
-    Error problem = makeError("WALSHIP_ERR_LOG_CORRUPT", "frames are missing from LSN " + number(walk.end.lsn) + " to LSN " +
-                                                             number(required_.lsn));
+    Error problem =
+        makeError("WALSHIP_ERR_LOG_CORRUPT",
+                  "frames are missing from LSN " + number(walk.end.lsn) + " to LSN " + number(required_.lsn));
     problem.offset = walk.end.offset;
     note(corruptAt(file.path, files_.offsetOf(file, page), problem));
   }
@@ -264,16 +266,17 @@ Result<LogVerification> verifyLog(const std::string& path, const VerifyProgress&
 
 Result<void> exportLog(const std::string& path, uint64_t fromLsn, uint64_t toLsn, const ExportSink& sink) {
   if (fromLsn > toLsn) {
-    return makeError("WALSHIP_ERR_LOG_RANGE",
-                     "the range begins at LSN " + number(fromLsn) + ", behind its end at LSN " + number(toLsn));
+    return makeError("WALSHIP_ERR_LOG_RANGE", "the range begins at LSN " + number(fromLsn) +
+                                                  ", behind its end at LSN " + number(toLsn));
   }
   auto opened = PageFiles::open(path);
   if (!opened) return opened.error();
   PageFiles& files = opened.value();
   const auto begin = pageFor(files, fromLsn);
   if (!begin) {
-    return makeError("WALSHIP_ERR_LOG_TRIMMED", "LSN " + number(fromLsn) + " is not in " + path +
-                                                    ": `walship log inspect` says where the log begins and ends");
+    return makeError("WALSHIP_ERR_LOG_TRIMMED",
+                     "LSN " + number(fromLsn) + " is not in " + path +
+                         ": `walship log inspect` says where the log begins and ends");
   }
   LogPosition end;
   for (uint64_t page = *begin;; ++page) {
@@ -284,7 +287,8 @@ Result<void> exportLog(const std::string& path, uint64_t fromLsn, uint64_t toLsn
     } else if (auto walked = files.walk(*file, page); !walked) {
       problem = walked.error();
     } else if (const PageWalk& walk = walked.value();
-               page != *begin && (walk.header.firstLsn != end.lsn || walk.header.parent != end.headerChecksum)) {
+               page != *begin &&
+               (walk.header.firstLsn != end.lsn || walk.header.parent != end.headerChecksum)) {
       problem = corruptAt(file->path, files.offsetOf(*file, page),
                           makeError("WALSHIP_ERR_LOG_CORRUPT", "the page does not continue the one before"));
     } else {
@@ -303,8 +307,8 @@ Result<void> exportLog(const std::string& path, uint64_t fromLsn, uint64_t toLsn
     if (!problem) continue;
     // Damage, or merely the end of the log? Only what the mark vouches for must be there.
     if (files.mark() && files.mark()->position.lsn > end.lsn) return *problem;
-    return makeError("WALSHIP_ERR_LOG_RANGE", "the log ends at LSN " + number(end.lsn) + ", before LSN " + number(toLsn) +
-                                                  " (" + problem->message + ")");
+    return makeError("WALSHIP_ERR_LOG_RANGE", "the log ends at LSN " + number(end.lsn) + ", before LSN " +
+                                                  number(toLsn) + " (" + problem->message + ")");
   }
 }
 

@@ -1,6 +1,6 @@
-// Reading a log without opening it for use: what `walship log inspect | verify | export` do. Nothing is changed and no lock
-// is taken, so a log in use can be looked at too; what is trimmed or truncated under the look may then be reported as
-// missing. Every `path` is a log directory, or a `diverged-…` file of one.
+// Reading a log without opening it for use: what `walship log inspect | verify | export` do. Nothing is
+// changed and no lock is taken, so a log in use can be looked at too; what is trimmed or truncated under the
+// look may then be reported as missing. Every `path` is a log directory, or a `diverged-…` file of one.
 #pragma once
 
 #include <functional>
@@ -15,7 +15,7 @@ namespace walship {
 
 struct LogSummary {
   Geometry geometry;
-  LogPosition tail;               // behind the last valid frame
+  LogPosition tail;  // behind the last valid frame
   uint64_t firstPage = 0;
   uint64_t firstLsn = 0;
   std::vector<SegmentInfo> segments;
@@ -29,8 +29,8 @@ struct LogSummary {
   std::vector<std::string> spares;
   std::vector<std::string> diverged;
   std::vector<std::string> strays;
-  std::string note;               // what an open would say
-  std::vector<Error> problems;    // why an open would fail; then tail and segments are what could be found out
+  std::string note;             // what an open would say
+  std::vector<Error> problems;  // why an open would fail; then tail and segments are what could be found out
 };
 
 // Fast: reads the mark, the pages from there on, and the first page header of each segment.
@@ -41,14 +41,14 @@ constexpr size_t kProblemsMax = 10'000;
 
 struct LogVerification {
   Geometry geometry;
-  uint64_t pages = 0;           // looked at
-  uint64_t frames = 0;          // valid
-  uint64_t payloadBytes = 0;    // of valid frames
+  uint64_t pages = 0;         // looked at
+  uint64_t frames = 0;        // valid
+  uint64_t payloadBytes = 0;  // of valid frames
   uint64_t firstLsn = 0;
   LogPosition tail;             // behind the last valid frame
   std::vector<Error> problems;  // each with file and offset; at most kProblemsMax
   uint64_t problemsLeftOut = 0;
-  bool stopped = false;         // by `progress`
+  bool stopped = false;  // by `progress`
 };
 
 // Gives false to stop.
@@ -59,9 +59,9 @@ Result<LogVerification> verifyLog(const std::string& path, const VerifyProgress&
 
 using ExportSink = std::function<Result<void>(Bytes payload)>;
 
-// Gives `sink` the payload bytes of [fromLsn, toLsn), in order. WALSHIP_ERR_LOG_TRIMMED: the log begins behind `fromLsn`;
-// WALSHIP_ERR_LOG_RANGE: it ends before `toLsn`, or the range is turned round; errors of `sink` come back as they are.
-// What lies before the place of an error has been given to `sink` already.
+// Gives `sink` the payload bytes of [fromLsn, toLsn), in order. WALSHIP_ERR_LOG_TRIMMED: the log begins
+// behind `fromLsn`; WALSHIP_ERR_LOG_RANGE: it ends before `toLsn`, or the range is turned round; errors of
+// `sink` come back as they are. What lies before the place of an error has been given to `sink` already.
 Result<void> exportLog(const std::string& path, uint64_t fromLsn, uint64_t toLsn, const ExportSink& sink);
 
 }  // namespace walship

@@ -33,8 +33,8 @@ LogPosition behind(const LogPosition& position, const FrameHeader& frame) {
           position.offset + frameBytes(frame.length)};
 }
 
-// The frame at `position`. The first frame of a page has the epoch that the page header names: a page header is sealed
-// for exactly one first frame.
+// The frame at `position`. The first frame of a page has the epoch that the page header names: a page header
+// is sealed for exactly one first frame.
 Result<FrameHeader> checkFrameAt(Bytes bytes, const LogPosition& position, uint64_t pageEpoch) {
   auto frame = checkFrame(bytes, position.chain());
   if (frame && position.offset == kPageHeaderBytes && frame.value().epoch != pageEpoch) {
@@ -55,8 +55,9 @@ bool allZero(Bytes bytes) {
 Result<void> checkGeometry(const Geometry& geometry) {
   const uint32_t size = geometry.pageBytes;
   if (size < kPageBytesMin || size > kPageBytesMax || !std::has_single_bit(size)) {
-    return makeError("WALSHIP_ERR_SETTING", "pageBytes is " + number(size) + ": it must be a power of two from " +
-                                                number(kPageBytesMin) + " to " + number(kPageBytesMax));
+    return makeError("WALSHIP_ERR_SETTING", "pageBytes is " + number(size) +
+                                                ": it must be a power of two from " + number(kPageBytesMin) +
+                                                " to " + number(kPageBytesMax));
   }
   if (geometry.segmentPages == 0 || geometry.segmentPages > kSegmentPagesMax) {
     return makeError("WALSHIP_ERR_SETTING", "segmentPages is " + number(geometry.segmentPages) +
@@ -86,20 +87,24 @@ Result<PageHeader> parsePageHeader(Bytes page) {
   if (page.size() < kPageHeaderBytes) return invalid("cut short");
   const auto header = loadAt<PageHeader>(page, 0);
   if (header.magic != kPageMagic) {
-    return invalid(allZero(page.first(kPageHeaderBytes)) ? "there is none, only zeros" : "the magic number is wrong");
+    return invalid(allZero(page.first(kPageHeaderBytes)) ? "there is none, only zeros"
+                                                         : "the magic number is wrong");
   }
   if (header.version != kFormatVersion) {
     return invalid("format version " + number(header.version) + ", this walship reads version " +
                    number(kFormatVersion));
   }
   if (header.headerChecksum != headerChecksumOf(page)) return invalid("the checksum does not match");
-  if (header.pageShift < std::countr_zero(kPageBytesMin) || header.pageShift > std::countr_zero(kPageBytesMax)) {
+  if (header.pageShift < std::countr_zero(kPageBytesMin) ||
+      header.pageShift > std::countr_zero(kPageBytesMax)) {
     return invalid("page size 2^" + number(header.pageShift) + " is out of bounds");
   }
   if (header.segmentPages == 0 || header.segmentPages > kSegmentPagesMax) {
     return invalid("segmentPages " + number(header.segmentPages) + " is out of bounds");
   }
-  if (header.page > kPageNumberMax) return invalid("page number " + number(header.page) + " is out of bounds");
+  if (header.page > kPageNumberMax) {
+    return invalid("page number " + number(header.page) + " is out of bounds");
+  }
   if (header.reserved != 0) return invalid("reserved is not zero");
   return header;
 }
@@ -121,8 +126,8 @@ Result<PageHeader> checkPageHeader(Bytes page, const Geometry& geometry, uint64_
                    number(geometry.segmentPages));
   }
   if (header.page != pageNumber) {
-    return at(makeError("WALSHIP_ERR_PAGE_NUMBER", "page header: page " + number(header.page) + " where page " +
-                                                       number(pageNumber) + " belongs"),
+    return at(makeError("WALSHIP_ERR_PAGE_NUMBER", "page header: page " + number(header.page) +
+                                                       " where page " + number(pageNumber) + " belongs"),
               0);
   }
   return parsed;
@@ -140,9 +145,9 @@ Result<LogPosition> checkRange(Bytes page, const Geometry& geometry, const LogPo
     const PageHeader& header = checked.value();
     if (header.firstLsn != from.lsn || header.parent != from.headerChecksum || header.epoch < from.epoch) {
       return at(makeError("WALSHIP_ERR_FRAME_CHAIN",
-                          "page " + number(from.page) + " does not continue the log at LSN " + number(from.lsn) +
-                              ": its header says LSN " + number(header.firstLsn) + ", epoch " +
-                              number(header.epoch)),
+                          "page " + number(from.page) + " does not continue the log at LSN " +
+                              number(from.lsn) + ": its header says LSN " + number(header.firstLsn) +
+                              ", epoch " + number(header.epoch)),
                 0);
     }
     position = startOf(header);

@@ -1,6 +1,7 @@
-// The page: a fixed-size run of frames, the one unit of cache, grant, file layout, comparison and repair. A page starts
-// with a header of its own; frames follow without gaps, each padded to 8 bytes; the rest of a finished page is zero.
-// No frame crosses a page. Pages stand at the same offset in every node's segment files.
+// The page: a fixed-size run of frames, the one unit of cache, grant, file layout, comparison and repair. A
+// page starts with a header of its own; frames follow without gaps, each padded to 8 bytes; the rest of a
+// finished page is zero. No frame crosses a page. Pages stand at the same offset in every node's segment
+// files.
 #pragma once
 
 #include "log/frame.h"
@@ -44,9 +45,10 @@ struct Geometry {
 // WALSHIP_ERR_SETTING if page or segment size is out of bounds.
 Result<void> checkGeometry(const Geometry& geometry);
 
-// A place between two frames. `page`/`offset` is the first byte behind the last frame: the next frame goes there, or to
-// page + 1 if the page is finished. An empty log stands at {startLsn, 0, 0, 0, 0}; offset 0 means that the page header
-// is not there yet. Between a page header and its first frame (offset 64) `epoch` is that of the frame to come.
+// A place between two frames. `page`/`offset` is the first byte behind the last frame: the next frame goes
+// there, or to page + 1 if the page is finished. An empty log stands at {startLsn, 0, 0, 0, 0}; offset 0
+// means that the page header is not there yet. Between a page header and its first frame (offset 64) `epoch`
+// is that of the frame to come.
 struct LogPosition {
   uint64_t lsn = 0;
   uint64_t headerChecksum = 0;
@@ -69,30 +71,32 @@ void sealPageHeader(MutableBytes page, const Geometry& geometry, uint64_t pageNu
 Result<PageHeader> parsePageHeader(Bytes page);
 
 // Magic, version, checksum, geometry, cluster tag, page number. Errors: WALSHIP_ERR_PAGE_INVALID,
-// WALSHIP_ERR_PAGE_FOREIGN (another cluster's, or another geometry), WALSHIP_ERR_PAGE_NUMBER (a stale page of a recycled
-// segment).
+// WALSHIP_ERR_PAGE_FOREIGN (another cluster's, or another geometry), WALSHIP_ERR_PAGE_NUMBER (a stale page of
+// a recycled segment).
 Result<PageHeader> checkPageHeader(Bytes page, const Geometry& geometry, uint64_t pageNumber);
 
-// Checks the bytes [from.offset, to) of page `from.page` as a continuation of `from`: the page header if from.offset is
-// 0, then whole frames that end exactly at `to`. Gives back the position after them. The error's offset is within the page.
+// Checks the bytes [from.offset, to) of page `from.page` as a continuation of `from`: the page header if
+// from.offset is 0, then whole frames that end exactly at `to`. Gives back the position after them. The
+// error's offset is within the page.
 Result<LogPosition> checkRange(Bytes page, const Geometry& geometry, const LogPosition& from, uint32_t to);
 
-// Walks a page from its header to the last valid frame. `end` is the position after it; `problem` says why the walk
-// ended there if the bytes behind are neither zero nor the page's end. Fails only if the page header itself is bad.
+// Walks a page from its header to the last valid frame. `end` is the position after it; `problem` says why
+// the walk ended there if the bytes behind are neither zero nor the page's end. Fails only if the page header
+// itself is bad.
 struct PageWalk {
   PageHeader header;
   LogPosition end;
-  bool clean = true;       // the rest of the page is zero
-  Error problem;           // meaningful if !clean
+  bool clean = true;  // the rest of the page is zero
+  Error problem;      // meaningful if !clean
 };
 Result<PageWalk> walkPage(Bytes page, const Geometry& geometry, uint64_t pageNumber);
 
-// The last frame boundary at or below `lsn` in a page whose first `filled` bytes have been checked. `lsn` ≥ the page's
-// first LSN. Below the end of the first frame that is offset 64.
+// The last frame boundary at or below `lsn` in a page whose first `filled` bytes have been checked. `lsn` ≥
+// the page's first LSN. Below the end of the first frame that is offset 64.
 LogPosition boundaryAt(Bytes page, uint32_t filled, uint64_t lsn);
 
-// Calls `visit(header, payload)` for the frames in [offset, filled) of a page already checked, until it gives false.
-// Padding behind the last frame belongs to it: `filled` is a frame boundary.
+// Calls `visit(header, payload)` for the frames in [offset, filled) of a page already checked, until it gives
+// false. Padding behind the last frame belongs to it: `filled` is a frame boundary.
 template <class Visit>
 void forEachFrame(Bytes page, uint32_t offset, uint32_t filled, Visit&& visit) {
   uint32_t at = offset < kPageHeaderBytes ? kPageHeaderBytes : offset;

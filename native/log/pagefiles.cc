@@ -32,7 +32,8 @@ Result<PageFiles> PageFiles::open(const std::string& path) {
   struct stat found {};
   if (::stat(path.c_str(), &found) != 0) {
     if (errno != ENOENT && errno != ENOTDIR) return ioError("cannot look at", errno, path);
-    return fileError("WALSHIP_ERR_LOG_NOT_FOUND", path + " does not exist; name a log directory or a diverged-… file", path);
+    return fileError("WALSHIP_ERR_LOG_NOT_FOUND",
+                     path + " does not exist; name a log directory or a diverged-… file", path);
   }
   PageFiles result;
   result.path_ = path;
@@ -56,8 +57,8 @@ Result<PageFiles> PageFiles::open(const std::string& path) {
       auto size = sizeOf(segment.file);
       if (!size) return size.error();
       const uint64_t pages = size.value() / result.geometry_.pageBytes;
-      result.files_.push_back(
-          {segment.file, segment.firstPage, std::min<uint64_t>(pages, result.geometry_.segmentPages), size.value()});
+      result.files_.push_back({segment.file, segment.firstPage,
+                               std::min<uint64_t>(pages, result.geometry_.segmentPages), size.value()});
     }
   }
   result.page_.resize(result.geometry_.pageBytes);
@@ -79,7 +80,8 @@ Result<void> PageFiles::findGeometry() {
     if (!problem) problem = header.error();
   }
   if (problem) return *problem;
-  return fileError("WALSHIP_ERR_LOG_NOT_FOUND", path_ + " holds no log; name a log directory or a diverged-… file", path_);
+  return fileError("WALSHIP_ERR_LOG_NOT_FOUND",
+                   path_ + " holds no log; name a log directory or a diverged-… file", path_);
 }
 
 const PageFiles::File* PageFiles::find(uint64_t page) const {

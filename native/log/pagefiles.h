@@ -1,4 +1,5 @@
-// The pages of a log directory, or of a diverged-… file, for reading offline: files as they are found, gaps and all.
+// The pages of a log directory, or of a diverged-… file, for reading offline: files as they are found, gaps
+// and all.
 #pragma once
 
 #include <optional>
@@ -27,10 +28,14 @@ class PageFiles {
   const std::optional<Mark>& mark() const { return mark_; }
   bool markDamaged() const { return markDamaged_; }
   const DirectoryListing& listing() const { return listing_; }
-  const std::vector<File>& files() const { return files_; }  // by firstPage; none that an unfinished trim left over
+  const std::vector<File>& files() const {
+    return files_;
+  }  // by firstPage; none that an unfinished trim left over
   // The file that holds `page`, or null.
   const File* find(uint64_t page) const;
-  uint64_t offsetOf(const File& file, uint64_t page) const { return (page - file.firstPage) * geometry_.pageBytes; }
+  uint64_t offsetOf(const File& file, uint64_t page) const {
+    return (page - file.firstPage) * geometry_.pageBytes;
+  }
 
   // Errors carry file and offset.
   Result<PageHeader> header(const File& file, uint64_t page);

@@ -35,7 +35,9 @@ Result<void> ReaderRegistry::load() {
       }
       const Bytes name = fields.takeBytes(length);
       reader.name.assign(reinterpret_cast<const char*>(name.data()), name.size());
-      if (!readers.empty() && reader.name <= readers.back().name) return file.damaged("its names are out of order");
+      if (!readers.empty() && reader.name <= readers.back().name) {
+        return file.damaged("its names are out of order");
+      }
       readers.push_back(std::move(reader));
     }
     if (!fields.complete()) return file.damaged("its length does not match");
@@ -59,8 +61,9 @@ Result<void> ReaderRegistry::set(const std::string& name, uint64_t lsn) {
     return {};
   }
   if (readers_.size() == kReadersMax) {
-    return makeError("WALSHIP_ERR_READER_INVALID", "there are " + std::to_string(kReadersMax) +
-                                                       " registered readers already; remove those that are gone");
+    return makeError("WALSHIP_ERR_READER_INVALID",
+                     "there are " + std::to_string(kReadersMax) +
+                         " registered readers already; remove those that are gone");
   }
   const auto added = readers_.insert(place, {name, lsn, wallUs()});
   auto stored = storeLocked();
@@ -70,7 +73,9 @@ Result<void> ReaderRegistry::set(const std::string& name, uint64_t lsn) {
 
 Result<void> ReaderRegistry::remove(const std::string& name) {
   const std::lock_guard lock(mutex_);
-  if (std::erase_if(readers_, [&](const RegisteredReader& reader) { return reader.name == name; }) == 0) return {};
+  if (std::erase_if(readers_, [&](const RegisteredReader& reader) { return reader.name == name; }) == 0) {
+    return {};
+  }
   return storeLocked();
 }
 

@@ -1,5 +1,5 @@
-// Who still needs the log: named readers with the LSN they have come to, kept in `readers` in the log directory across
-// restarts; and how far back the log is kept for them.
+// Who still needs the log: named readers with the LSN they have come to, kept in `readers` in the log
+// directory across restarts; and how far back the log is kept for them.
 #pragma once
 
 #include <mutex>
@@ -26,7 +26,8 @@ class ReaderRegistry {
  public:
   explicit ReaderRegistry(std::string dir) : dir_(std::move(dir)) {}
 
-  // What an earlier run stored; a missing file is an empty registry. WALSHIP_ERR_LOG_CORRUPT, WALSHIP_ERR_LOG_IO.
+  // What an earlier run stored; a missing file is an empty registry. WALSHIP_ERR_LOG_CORRUPT,
+  // WALSHIP_ERR_LOG_IO.
   Result<void> load();
   // Notes that `name` needs nothing below `lsn`. Registers it, and stores the registry, if the name is new.
   // WALSHIP_ERR_READER_INVALID: an empty or too long name, or kReadersMax readers are there already.
@@ -50,8 +51,9 @@ class ReaderRegistry {
 
 constexpr uint64_t kNoReader = UINT64_MAX;
 
-// Everything below the LSN given back may be trimmed: `retainBytes` stay behind the tail, more if the slowest reader needs
-// more (`slowestReaderLsn`, or kNoReader), but never more than `retainBytesMax` unless that is 0.
+// Everything below the LSN given back may be trimmed: `retainBytes` stay behind the tail, more if the slowest
+// reader needs more (`slowestReaderLsn`, or kNoReader), but never more than `retainBytesMax` unless that is
+// 0.
 uint64_t retentionLsn(uint64_t tailLsn, const LogSettings& settings, uint64_t slowestReaderLsn);
 
 }  // namespace walship

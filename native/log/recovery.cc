@@ -83,25 +83,27 @@ Result<void> Walker::takeSegments(const DirectoryListing& listing, Recovery& fou
     if (!size) return size.error();
     if (size.value() != geometry_.segmentBytes()) {
       if (auto foreign = foreignHeader(segment.file)) return *foreign;
-      return fileError("WALSHIP_ERR_LOG_CORRUPT",
-                       segment.file + " has " + number(size.value()) + " bytes, a segment has " +
-                           number(geometry_.segmentBytes()) +
-                           ": it was cut or copied in part; restore this node from another one with a fresh directory",
-                       segment.file, static_cast<int64_t>(std::min(size.value(), geometry_.segmentBytes())));
+      return fileError(
+          "WALSHIP_ERR_LOG_CORRUPT",
+          segment.file + " has " + number(size.value()) + " bytes, a segment has " +
+              number(geometry_.segmentBytes()) +
+              ": it was cut or copied in part; restore this node from another one with a fresh directory",
+          segment.file, static_cast<int64_t>(std::min(size.value(), geometry_.segmentBytes())));
     }
     if (!files_.empty() && segment.firstPage != files_.back().firstPage + geometry_.segmentPages) {
-      return missing(files_.back().firstPage + geometry_.segmentPages, "there are segments before and behind it");
+      return missing(files_.back().firstPage + geometry_.segmentPages,
+                     "there are segments before and behind it");
     }
     files_.push_back(segment);
   }
   if (!mark_) return {};
   const bool empty = mark_->position.offset == 0;
   if (files_.empty() ? !empty : files_.front().firstPage != mark_->firstPage) {
-    return missing(mark_->firstPage, "DIR/mark says that the log begins there");
+    return missing(mark_->firstPage, dir_ + "/mark says that the log begins there");
   }
   if (!empty && !has(mark_->position.page)) {
-    return missing(mark_->position.page,
-                   "DIR/mark says that the log is durable up to LSN " + number(mark_->position.lsn) + " in it");
+    return missing(mark_->position.page, dir_ + "/mark says that the log is durable up to LSN " +
+                                             number(mark_->position.lsn) + " in it");
   }
   return {};
 }
@@ -128,17 +130,18 @@ Result<PageWalk> Walker::walkAt(uint64_t page) {
   return walkPage(page_, geometry_, page);
 }
 
-// A position right behind a page header is the end of the page before, whether the header is still there or not.
+// A position right behind a page header is the end of the page before, whether the header is still there or
+// not.
 Result<LogPosition> Walker::endOfPageBefore(const LogPosition& position) {
   auto walked = walkAt(position.page - 1);
   if (!walked) return damaged(position.page - 1, walked.error());
   const LogPosition& end = walked.value().end;
   if (end.lsn != position.lsn || end.headerChecksum != position.headerChecksum) {
     return damaged(position.page - 1,
-                   walked.value().clean
-                       ? makeError("WALSHIP_ERR_LOG_CORRUPT", "its frames do not lead to LSN " + number(position.lsn) +
-                                                                  ", where DIR/mark says that the log goes on")
-                       : walked.value().problem);
+                   walked.value().clean ? makeError("WALSHIP_ERR_LOG_CORRUPT",
+                                                    "its frames do not lead to LSN " + number(position.lsn) +
+                                                        ", where " + dir_ + "/mark says that the log goes on")
+                                        : walked.value().problem);
   }
   cleanEnd_ = walked.value().clean;
   return end;
@@ -157,14 +160,15 @@ Result<LogPosition> Walker::reachMark() {
     Error problem = makeError("WALSHIP_ERR_LOG_CORRUPT", "the page ends at LSN " + number(end.lsn));
     problem.offset = end.offset;
     if (!walked.value().clean) problem = walked.value().problem;
-    problem.message += ", but DIR/mark says that the log is durable up to LSN " + number(wanted.lsn);
+    problem.message += ", but " + dir_ + "/mark says that the log is durable up to LSN " + number(wanted.lsn);
     return damaged(wanted.page, problem);
   }
   const LogPosition there = boundaryAt(page_, end.offset, wanted.lsn);
-  if (there.lsn != wanted.lsn || there.headerChecksum != wanted.headerChecksum || there.offset != wanted.offset) {
-    Error problem = makeError("WALSHIP_ERR_LOG_CORRUPT",
-                              "DIR/mark names another history at LSN " + number(wanted.lsn) +
-                                  ": mark and segments are not of the same log");
+  if (there.lsn != wanted.lsn || there.headerChecksum != wanted.headerChecksum ||
+      there.offset != wanted.offset) {
+    Error problem = makeError("WALSHIP_ERR_LOG_CORRUPT", dir_ + "/mark names another history at LSN " +
+                                                             number(wanted.lsn) +
+                                                             ": mark and segments are not of the same log");
     problem.offset = wanted.offset;
     return damaged(wanted.page, problem);
   }
@@ -236,8 +240,8 @@ Result<void> Walker::splitAtTail(Recovery& found) {
   return {};
 }
 
-// Adds up what a crash left incomplete behind the tail. Old pages of recycled files do not count: their numbers, and the
-// LSNs of their frames, are below the tail's.
+// Adds up what a crash left incomplete behind the tail. Old pages of recycled files do not count: their
+// numbers, and the LSNs of their frames, are below the tail's.
 Result<void> Walker::countBehind(Recovery& found) {
   const LogPosition& tail = found.tail;
   const bool empty = tail.offset == 0;
@@ -266,10 +270,10 @@ Result<void> Walker::countBehind(Recovery& found) {
   }
   if (!mark_ && newerPages > (cleanEnd_ ? 1u : 0u)) {
     const uint64_t broken = empty ? tail.page : cleanEnd_ ? tail.page + 1 : tail.page;
-    Error problem = makeError("WALSHIP_ERR_LOG_CORRUPT",
-                              "the log breaks off at LSN " + number(tail.lsn) +
-                                  " although newer pages follow, and DIR/mark, which would tell a crash from damage, is "
-                                  "lost");
+    Error problem =
+        makeError("WALSHIP_ERR_LOG_CORRUPT", "the log breaks off at LSN " + number(tail.lsn) +
+                                                 " although newer pages follow, and " + dir_ +
+                                                 "/mark, which would tell a crash from damage, is lost");
     problem.offset = broken == tail.page ? tail.offset : 0;
     return damaged(broken, problem);
   }
@@ -280,16 +284,20 @@ std::string describe(const Recovery& found, const std::string& dir, const Direct
                      const std::optional<Mark>& mark, bool markDamaged) {
   std::vector<std::string> parts;
   if (!mark && !found.fresh) {
-    parts.push_back(dir + "/mark was " + (markDamaged ? "damaged" : "missing") + ", so the whole log was walked");
+    parts.push_back(dir + "/mark was " + (markDamaged ? "damaged" : "missing") +
+                    ", so the whole log was walked");
   }
   if (!found.clean && !found.fresh) {
     parts.push_back("the log was not closed cleanly: it ends at LSN " + number(found.tail.lsn) + ", " +
-                    number(found.discardedBytes) + " bytes of incomplete frames and pages behind it are discarded");
+                    number(found.discardedBytes) +
+                    " bytes of incomplete frames and pages behind it are discarded");
   }
   if (!found.below.empty()) {
     parts.push_back("an interrupted trim is finished: " + number(found.below.size()) + " segments go");
   }
-  for (const std::string& stray : listing.strays) parts.push_back(stray + " is no file of a log and was ignored");
+  for (const std::string& stray : listing.strays) {
+    parts.push_back(stray + " is no file of a log and was ignored");
+  }
   std::string note;
   for (const std::string& part : parts) note += (note.empty() ? "" : "; ") + part;
   return note;
@@ -302,15 +310,16 @@ Result<Recovery> recover(const std::string& dir, const DirectoryListing& listing
   Recovery found;
   if (mark && mark->geometry.clusterTag != geometry.clusterTag) {
     return fileError("WALSHIP_ERR_LOG_FOREIGN",
-                     dir + " holds the log of another cluster; correct the directory or the cluster id", dir + "/mark",
-                     0);
+                     dir + " holds the log of another cluster; correct the directory or the cluster id",
+                     dir + "/mark", 0);
   }
   if (mark && (mark->geometry.pageBytes != geometry.pageBytes ||
                mark->geometry.segmentPages != geometry.segmentPages)) {
     return fileError("WALSHIP_ERR_LOG_FOREIGN",
-                     dir + " holds a log with pages of " + number(mark->geometry.pageBytes) + " bytes and segments of " +
-                         number(mark->geometry.segmentPages) + " pages, the settings say " +
-                         number(geometry.pageBytes) + " and " + number(geometry.segmentPages) +
+                     dir + " holds a log with pages of " + number(mark->geometry.pageBytes) +
+                         " bytes and segments of " + number(mark->geometry.segmentPages) +
+                         " pages, the settings say " + number(geometry.pageBytes) + " and " +
+                         number(geometry.segmentPages) +
                          "; set what the log was made with, it cannot be changed later",
                      dir + "/mark", 0);
   }
@@ -318,10 +327,12 @@ Result<Recovery> recover(const std::string& dir, const DirectoryListing& listing
   if (auto taken = walker.takeSegments(listing, found); !taken) return taken.error();
   if (!mark && listing.segments.empty()) {
     if (markDamaged) {
-      return fileError("WALSHIP_ERR_LOG_CORRUPT",
-                       dir + "/mark is damaged and there are no segments: what this log held is not known; restore "
-                             "this node from another one with a fresh directory",
-                       dir + "/mark", 0);
+      return fileError(
+          "WALSHIP_ERR_LOG_CORRUPT",
+          dir +
+              "/mark is damaged and there are no segments: what this log held is not known; restore "
+              "this node from another one with a fresh directory",
+          dir + "/mark", 0);
     }
     found.fresh = true;
     found.origin = found.tail = {startLsn, 0, 0, 0, 0};

@@ -47,7 +47,8 @@ std::string sparePath(const std::string& dir, uint64_t number) {
 }
 
 std::string divergedPath(const std::string& dir, uint64_t epoch, uint64_t lsn) {
-  const std::string stem = dir + "/" + std::string(kDivergedPrefix) + std::to_string(epoch) + "-" + hex16(lsn);
+  const std::string stem =
+      dir + "/" + std::string(kDivergedPrefix) + std::to_string(epoch) + "-" + hex16(lsn);
   std::string path = stem + std::string(kSegmentSuffix);
   struct stat found {};
   for (uint64_t copy = 2; ::stat(path.c_str(), &found) == 0; ++copy) {
@@ -109,16 +110,18 @@ Error corruptAt(const std::string& file, uint64_t pageOffset, const Error& probl
                          "; this is not this node's log: correct the directory or the settings",
                      file, offset);
   }
-  return fileError("WALSHIP_ERR_LOG_CORRUPT",
-                   file + " is damaged at offset " + std::to_string(offset) + ": " + problem.message +
-                       "; `walship log verify` lists all damage, a fresh directory restores this node from another "
-                       "one",
-                   file, offset);
+  return fileError(
+      "WALSHIP_ERR_LOG_CORRUPT",
+      file + " is damaged at offset " + std::to_string(offset) + ": " + problem.message +
+          "; `walship log verify` lists all damage, a fresh directory restores this node from another "
+          "one",
+      file, offset);
 }
 
 void SegmentTable::add(const SegmentInfo& segment) {
   const std::lock_guard lock(mutex_);
-  WALSHIP_ASSERT(segments_.empty() || segments_.back().firstPage + geometry_.segmentPages == segment.firstPage);
+  WALSHIP_ASSERT(segments_.empty() ||
+                 segments_.back().firstPage + geometry_.segmentPages == segment.firstPage);
   segments_.push_back(segment);
 }
 

@@ -19,26 +19,29 @@ struct SegmentFile {
 };
 
 std::string segmentPath(const std::string& dir, uint64_t firstPage);
-std::string divergedPath(const std::string& dir, uint64_t epoch, uint64_t lsn);  // one that does not exist yet
+std::string divergedPath(const std::string& dir, uint64_t epoch,
+                         uint64_t lsn);  // one that does not exist yet
 std::string sparePath(const std::string& dir, uint64_t number);
 
 struct DirectoryListing {
   std::vector<SegmentFile> segments;  // by firstPage
   std::vector<std::string> diverged;
-  std::vector<std::string> strays;    // names nobody knows
+  std::vector<std::string> strays;  // names nobody knows
   std::vector<std::string> spares;
   std::vector<std::string> unfinished;  // of writes that a crash interrupted: of no use
-  uint64_t nextSpare = 0;             // above every spare's number
+  uint64_t nextSpare = 0;               // above every spare's number
 };
 
 // A directory that does not exist is WALSHIP_ERR_LOG_IO.
 Result<DirectoryListing> listDirectory(const std::string& dir);
 
-// Reads and checks the header of `pageNumber`, which begins at `offset` of the open file. Errors carry file and offset.
+// Reads and checks the header of `pageNumber`, which begins at `offset` of the open file. Errors carry file
+// and offset.
 Result<PageHeader> readPageHeader(int fd, const std::string& file, uint64_t offset, const Geometry& geometry,
                                   uint64_t pageNumber);
 
-// Error of a page turned into one of a file: what is wrong, in which file, at which offset there, and what to do.
+// Error of a page turned into one of a file: what is wrong, in which file, at which offset there, and what to
+// do.
 Error corruptAt(const std::string& file, uint64_t pageOffset, const Error& problem);
 
 // The log's segments, in order and without gaps. Changed by the writing thread, read by any.
@@ -56,7 +59,8 @@ class SegmentTable {
 
   std::vector<SegmentInfo> list() const;
   size_t size() const;
-  // The last segment whose first LSN is at or below `lsn`; the first one if there is none; nothing in an empty log.
+  // The last segment whose first LSN is at or below `lsn`; the first one if there is none; nothing in an
+  // empty log.
   std::optional<SegmentInfo> holding(uint64_t lsn) const;
 
  private:

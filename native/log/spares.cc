@@ -12,6 +12,9 @@ namespace {
 
 constexpr uint64_t kChunkBytes = 1u << 20;
 constexpr auto kRetryAfter = std::chrono::seconds(1);
+// Files that trimming sets free are kept beyond what is wanted, to the number that one trim may give at once:
+// making one writes it whole, which costs as much as the log itself.
+constexpr uint32_t kGivenMax = 2;
 
 }  // namespace
 
@@ -22,7 +25,8 @@ Spares::Spares(const SpareSettings& settings, const std::vector<std::string>& fo
     if (size && size.value() == settings_.fileBytes) {
       ready_.push_back(file);
     } else {
-      // A file half made when the process died. If it cannot be removed it is passed over: its number is not reused.
+      // A file half made when the process died. If it cannot be removed it is passed over: its number is not
+      // reused.
       static_cast<void>(removeFile(file).ok());
     }
   }
@@ -68,7 +72,7 @@ Result<std::string> Spares::take() {
 
 Result<void> Spares::give(const std::string& file) {
   std::unique_lock lock(mutex_);
-  if (ready_.size() >= settings_.wanted) {
+  if (settings_.wanted == 0 || ready_.size() >= settings_.wanted + kGivenMax) {
     lock.unlock();
     return removeFile(file);
   }
@@ -141,10 +145,13 @@ Result<void> Spares::fill(int fd, const std::string& file) {
   const auto size = static_cast<off_t>(settings_.fileBytes);
   int error = EINTR;
   while (error == EINTR) error = ::posix_fallocate(fd, 0, size);
-  if (error != 0) return ioError("cannot reserve " + std::to_string(settings_.fileBytes) + " bytes for", error, file);
+  if (error != 0) {
+    return ioError("cannot reserve " + std::to_string(settings_.fileBytes) + " bytes for", error, file);
+  }
   if (settings_.zeroFill) {
     const std::vector<std::byte> zeros(kChunkBytes);
-    // Only for speed (a written block costs less to sync again), so a writer that waits is not kept waiting for it.
+    // Only for speed (a written block costs less to sync again), so a writer that waits is not kept waiting
+    // for it.
     for (uint64_t at = 0; at < settings_.fileBytes && !hurried(); at += kChunkBytes) {
       const Bytes chunk(zeros.data(), std::min(kChunkBytes, settings_.fileBytes - at));
       if (auto written = writeAt(fd, chunk, at, file); !written) return written;

@@ -39,10 +39,9 @@ void LogView::forgetBelow(uint64_t firstPage, uint64_t firstLsn) {
 }
 
 Error LogView::trimmed(uint64_t page) const {
-  return makeError("WALSHIP_ERR_LOG_TRIMMED", "page " + std::to_string(page) +
-                                                  " is no longer in the log: it begins with page " +
-                                                  std::to_string(firstPage()) + " at LSN " +
-                                                  std::to_string(firstLsn()));
+  return makeError("WALSHIP_ERR_LOG_TRIMMED",
+                   "page " + std::to_string(page) + " is no longer in the log: it begins with page " +
+                       std::to_string(firstPage()) + " at LSN " + std::to_string(firstLsn()));
 }
 
 template <class T, class Attempt>
@@ -77,7 +76,9 @@ Result<LogPosition> LogView::tryReadPage(uint64_t page, uint64_t written, Mutabl
   const PageWalk& walk = walked.value();
   // What write() has finished must be there and valid; behind it a write may be going on.
   const bool finished = written - pageStart >= geometry_.pageBytes;
-  if (!walk.clean && (finished || pageStart + walk.end.offset < written)) return corruptAt(file, offset, walk.problem);
+  if (!walk.clean && (finished || pageStart + walk.end.offset < written)) {
+    return corruptAt(file, offset, walk.problem);
+  }
   const auto framesLost = [&] {
     Error problem =
         makeError("WALSHIP_ERR_LOG_CORRUPT", "frames are missing behind LSN " + std::to_string(walk.end.lsn));
@@ -96,7 +97,9 @@ Result<LogPosition> LogView::tryReadPage(uint64_t page, uint64_t written, Mutabl
   }
   auto next = readPageHeader(fd.value().get(), nextFile, table_.offsetOf(page + 1), geometry_, page + 1);
   if (!next) return next.error();
-  if (next.value().firstLsn != walk.end.lsn || next.value().parent != walk.end.headerChecksum) return framesLost();
+  if (next.value().firstLsn != walk.end.lsn || next.value().parent != walk.end.headerChecksum) {
+    return framesLost();
+  }
   return walk.end;
 }
 
@@ -150,7 +153,9 @@ Result<LogPosition> LogView::positionAt(uint64_t lsn) const {
   if (!end) return end;
   const LogPosition boundary = boundaryAt(bytes, end.value().offset, lsn);
   if (boundary.offset > kPageHeaderBytes) return boundary;
-  if (page.value() == firstPage()) return LogPosition{boundary.lsn, boundary.headerChecksum, 0, boundary.page, 0};
+  if (page.value() == firstPage()) {
+    return LogPosition{boundary.lsn, boundary.headerChecksum, 0, boundary.page, 0};
+  }
   return readPage(page.value() - 1, bytes);
 }
 

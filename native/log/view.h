@@ -1,5 +1,6 @@
-// The log as its readers see it, while one thread writes, trims and truncates. Files are opened for each read: a log of
-// any size costs no open files, and a page whose file was trimmed away meanwhile is found out by its number.
+// The log as its readers see it, while one thread writes, trims and truncates. Files are opened for each
+// read: a log of any size costs no open files, and a page whose file was trimmed away meanwhile is found out
+// by its number.
 #pragma once
 
 #include <atomic>
@@ -26,7 +27,9 @@ class LogView {
 
   // ---- any thread ----
   // Pages seen as one run of bytes: page * pageBytes + offset.
-  uint64_t byteOf(const LogPosition& position) const { return position.page * geometry_.pageBytes + position.offset; }
+  uint64_t byteOf(const LogPosition& position) const {
+    return position.page * geometry_.pageBytes + position.offset;
+  }
   uint64_t written() const { return written_.load(std::memory_order_acquire); }
   bool empty() const { return written() == firstPage() * geometry_.pageBytes; }
   uint64_t lastPage() const { return lastPageOf(written()); }
@@ -37,7 +40,9 @@ class LogView {
   Result<LogPosition> positionAt(uint64_t lsn) const;
 
  private:
-  uint64_t lastPageOf(uint64_t written) const { return written == 0 ? 0 : (written - 1) / geometry_.pageBytes; }
+  uint64_t lastPageOf(uint64_t written) const {
+    return written == 0 ? 0 : (written - 1) / geometry_.pageBytes;
+  }
   Error trimmed(uint64_t page) const;
   // Runs `attempt(written)` again as long as it fails while the log is being truncated or trimmed under it.
   template <class T, class Attempt>

@@ -1,5 +1,5 @@
-// Pages as they may come from a file or the wire: built from the input frame by frame, some with wrong fields under right
-// checksums, then with bytes of the input written over them.
+// Pages as they may come from a file or the wire: built from the input frame by frame, some with wrong fields
+// under right checksums, then with bytes of the input written over them.
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
@@ -107,7 +107,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   WALSHIP_ASSERT(walk.clean || walk.problem.offset == walk.end.offset);
   WALSHIP_ASSERT(!walk.clean || allZero(Bytes(page).subspan(walk.end.offset)));
 
-  // What the walk accepted is a range that follows its beginning, and every prefix that ends with a frame is one too.
+  // What the walk accepted is a range that follows its beginning, and every prefix that ends with a frame is
+  // one too.
   auto whole = checkRange(page, kGeometry, start, walk.end.offset);
   WALSHIP_ASSERT(whole.ok() && whole.value() == walk.end);
   LogPosition position{header.firstLsn, header.parent, header.epoch, kPage, kPageHeaderBytes};

@@ -150,8 +150,8 @@ TEST_CASE("a segment of a wrong size is an error that names it") {
 TEST_CASE("files that nobody knows are left alone and named") {
   const ScratchDirectory dir;
   make(dir.path());
-  const std::vector<std::string> strays = {"notes.txt", "0000000000000000.wal.bak", "00000000000000AB.wal",
-                                           "spare-x", "spare-", "1.wal"};
+  const std::vector<std::string> strays = {
+      "notes.txt", "0000000000000000.wal.bak", "00000000000000AB.wal", "spare-x", "spare-", "1.wal"};
   for (const std::string& name : strays) writeFile(dir / name, bytesOf(uint64_t{1}));
   RecoveryReport report;
   auto log = Log::open(smallSettings(dir.path()), &report);
@@ -254,8 +254,8 @@ TEST_CASE("a flipped bit anywhere below the mark is found by open, read and veri
   int foundByRead = 0;
   for (int count = 0; count < 1500; ++count) {
     // Every third one in the page of the mark: those are found by open.
-    const uint64_t at = count % 3 == 0 ? made.tail.page * kPageBytesMin + random() % made.tail.offset
-                                       : random() % logBytes;
+    const uint64_t at =
+        count % 3 == 0 ? made.tail.page * kPageBytesMin + random() % made.tail.offset : random() % logBytes;
     const uint64_t page = at / kPageBytesMin;
     const std::string& file = made.segments[page / 4].file;
     const uint64_t offset = at % smallGeometry().segmentBytes();
@@ -394,14 +394,15 @@ TEST_CASE("a path that is no directory, and settings that cannot be") {
   CHECK(Log::open(smallSettings(dir / "a/b/c/log"), &report).ok());
 }
 
-// Runs `body` with a tmpfs of its own mounted on `dir`, in a mount namespace that dies with the thread. false, with the
-// reason printed: this process may not mount.
+// Runs `body` with a tmpfs of its own mounted on `dir`, in a mount namespace that dies with the thread.
+// false, with the reason printed: this process may not mount.
 template <class Body>
 bool withMount(const std::string& dir, const char* options, Body&& body) {
   bool mounted = false;
   int error = 0;
   std::thread([&] {
-    mounted = ::unshare(CLONE_NEWNS) == 0 && ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0 &&
+    mounted = ::unshare(CLONE_NEWNS) == 0 &&
+              ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0 &&
               ::mount("tmpfs", dir.c_str(), "tmpfs", 0, options) == 0;
     error = errno;
     if (mounted) body();
@@ -410,7 +411,8 @@ bool withMount(const std::string& dir, const char* options, Body&& body) {
   return mounted;
 }
 
-TEST_CASE("a full disk: the error can be tried again, nothing is lost, and the log goes on when there is room") {
+TEST_CASE(
+    "a full disk: the error can be tried again, nothing is lost, and the log goes on when there is room") {
   const ScratchDirectory dir;
   withMount(dir.path(), "size=1200k", [&] {
     auto settings = smallSettings(dir / "log", 1);
@@ -434,7 +436,10 @@ TEST_CASE("a full disk: the error can be tried again, nothing is lost, and the l
     // Still full.
     CHECK(writer.commit().error().is("WALSHIP_ERR_DISK_FULL"));
     // Cutting needs room for what is cut: refused, and nothing changed.
-    CHECK(log.value()->truncate(log.value()->positionAt(100'000).value(), durable).error().is("WALSHIP_ERR_DISK_FULL"));
+    CHECK(log.value()
+              ->truncate(log.value()->positionAt(100'000).value(), durable)
+              .error()
+              .is("WALSHIP_ERR_DISK_FULL"));
     CHECK(holdsOnlyWhatWasAppended(*log.value(), durable));
     // Room: the same frames go through, and more.
     CHECK(log.value()->trimBelow(500'000).ok());

@@ -14,7 +14,9 @@ namespace {
 std::vector<std::byte> makeFrame(uint32_t length, const FrameChain& chain, FrameChain* after = nullptr,
                                  uint64_t epoch = 7, uint16_t flags = 0) {
   std::vector<std::byte> frame(frameBytes(length), std::byte{0xee});
-  for (uint32_t at = 0; at < length; ++at) frame[kFrameHeaderBytes + at] = static_cast<std::byte>(at * 31 + 1);
+  for (uint32_t at = 0; at < length; ++at) {
+    frame[kFrameHeaderBytes + at] = static_cast<std::byte>(at * 31 + 1);
+  }
   const FrameChain end = sealFrame(frame, length, flags, epoch, 1'234'567, chain);
   if (after != nullptr) *after = end;
   return frame;
@@ -83,13 +85,15 @@ TEST_CASE("every field of a frame is checked, even under a right checksum") {
   const std::string broken = "WALSHIP_ERR_FRAME_CHAIN";
   CHECK(code(frame, chain) == "ok");
   CHECK(code(resealed(frame, offsetof(FrameHeader, magic), uint32_t{1}), chain) == invalid);
-  CHECK(code(resealed(frame, offsetof(FrameHeader, version), uint16_t{2}), chain) == "WALSHIP_ERR_FRAME_VERSION");
+  CHECK(code(resealed(frame, offsetof(FrameHeader, version), uint16_t{2}), chain) ==
+        "WALSHIP_ERR_FRAME_VERSION");
   CHECK(code(resealed(frame, offsetof(FrameHeader, flags), uint16_t{2}), chain) == invalid);
   CHECK(code(resealed(frame, offsetof(FrameHeader, reserved), uint32_t{1}), chain) == invalid);
   for (uint32_t length : {0u, 60u, 62u, 65u, 1u << 22, 0xffff'ffc0u, 0xffff'ffffu}) {
     CHECK(code(resealed(frame, offsetof(FrameHeader, length), length), chain) == invalid);
   }
-  CHECK(code(resealed(frame, offsetof(FrameHeader, lsn), UINT64_MAX - 60), {UINT64_MAX - 60, 0xabcdef, 7}) == invalid);
+  CHECK(code(resealed(frame, offsetof(FrameHeader, lsn), UINT64_MAX - 60), {UINT64_MAX - 60, 0xabcdef, 7}) ==
+        invalid);
   CHECK(code(resealed(frame, offsetof(FrameHeader, payloadChecksum), uint64_t{1}), chain) == invalid);
   CHECK(code(resealed(frame, offsetof(FrameHeader, lsn), uint64_t{1001}), chain) == broken);
   CHECK(code(resealed(frame, offsetof(FrameHeader, parent), uint64_t{1}), chain) == broken);

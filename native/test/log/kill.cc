@@ -1,4 +1,5 @@
-// A process that writes, syncs, trims, truncates and reports what it has done through a pipe is killed at random moments.
+// A process that writes, syncs, trims, truncates and reports what it has done through a pipe is killed at
+// random moments.
 #include <doctest/doctest.h>
 #include <signal.h>
 #include <sys/wait.h>
@@ -80,7 +81,9 @@ bool newerFrom(const Log& log, const LogPosition& tail, uint64_t lsn, uint64_t e
   return right;
 }
 
-TEST_CASE("a writer killed at any moment loses nothing that it reported flushed, and brings nothing back that it cut") {
+TEST_CASE(
+    "a writer killed at any moment loses nothing that it reported flushed, and brings nothing back that it "
+    "cut") {
   const ScratchDirectory dir;
   std::mt19937 random(77);
   int kills = 0;

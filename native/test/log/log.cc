@@ -130,6 +130,21 @@ TEST_CASE("trimming removes whole segments below an LSN and keeps the rest") {
   CHECK(log->firstLsn() == segments.back().firstLsn);
 }
 
+TEST_CASE("a log that nobody syncs is trimmed all the same, and what stays is made durable first") {
+  const ScratchDirectory dir;
+  RecoveryReport report;
+  auto log = openLog(smallSettings(dir.path(), 1), &report);
+  Writer writer(*log, report.tail);
+  REQUIRE(writer.append(1'500'000).ok());
+  REQUIRE(writer.flush().ok());
+  const uint64_t first = log->segments()[4].firstLsn;
+  CHECK(log->trimBelow(first + 1).value() == first);
+  log.reset();
+  log = openLog(smallSettings(dir.path()), &report);
+  CHECK(report.tail == writer.tail());
+  CHECK(log->firstLsn() == first);
+}
+
 TEST_CASE("truncation cuts at any boundary, keeps what it cut, and the old tail never comes back") {
   const ScratchDirectory whole;
   std::vector<LogPosition> boundaries;
@@ -265,7 +280,8 @@ TEST_CASE("a whole log can be cut away, and begun elsewhere") {
   CHECK(log->firstLsn() == 9'000'000);
 }
 
-// Writes the same frames to a log, in its own way; trims so that its last segments are recycled files or new ones.
+// Writes the same frames to a log, in its own way; trims so that its last segments are recycled files or new
+// ones.
 std::map<std::string, std::vector<std::byte>> writeInOwnWay(uint32_t seed, bool recycle) {
   const ScratchDirectory dir;
   RecoveryReport report;
@@ -297,7 +313,8 @@ std::map<std::string, std::vector<std::byte>> writeInOwnWay(uint32_t seed, bool 
   return segmentContents(*log);
 }
 
-TEST_CASE("segment files are the same bytes whatever way the log was written, trimmed, recycled and reopened") {
+TEST_CASE(
+    "segment files are the same bytes whatever way the log was written, trimmed, recycled and reopened") {
   const auto first = writeInOwnWay(1, false);
   CHECK(first.size() >= 3);
   for (uint32_t seed = 2; seed < 12; ++seed) {

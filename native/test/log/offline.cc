@@ -129,8 +129,11 @@ TEST_CASE("verify goes on behind damage and lists all of it") {
   REQUIRE(writer.commit().ok());
   const auto segments = log->segments();
   REQUIRE(log->close(writer.tail()).ok());
-  const std::vector<std::pair<size_t, uint64_t>> flips = {{0, 100}, {1, 3 * kPageBytesMin + 30'000}, {2, 10},
-                                                          {2, kPageBytesMin + 5}, {5, 2 * kPageBytesMin + 64}};
+  const std::vector<std::pair<size_t, uint64_t>> flips = {{0, 100},
+                                                          {1, 3 * kPageBytesMin + 30'000},
+                                                          {2, 10},
+                                                          {2, kPageBytesMin + 5},
+                                                          {5, 2 * kPageBytesMin + 64}};
   for (const auto& [segment, offset] : flips) flipBit(segments[segment].file, offset);
   auto verified = verifyLog(dir.path(), {});
   REQUIRE(verified.ok());

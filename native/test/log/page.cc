@@ -26,7 +26,9 @@ Built build(const std::vector<uint32_t>& lengths, uint64_t epoch = 4) {
   built.boundaries.push_back(position);
   for (uint32_t length : lengths) {
     const MutableBytes frame = MutableBytes(built.page).subspan(position.offset, frameBytes(length));
-    for (uint32_t at = 0; at < length; ++at) frame[kFrameHeaderBytes + at] = static_cast<std::byte>(at + length);
+    for (uint32_t at = 0; at < length; ++at) {
+      frame[kFrameHeaderBytes + at] = static_cast<std::byte>(at + length);
+    }
     const FrameChain chain = sealFrame(frame, length, 0, epoch, 1, position.chain());
     position = {chain.lsn, chain.headerChecksum, chain.epoch, 9, position.offset + frameBytes(length)};
     built.boundaries.push_back(position);
@@ -86,13 +88,19 @@ TEST_CASE("any range between two boundaries is accepted, no other") {
     CHECK(checkRange(built.page, kGeometry, start, to).ok() == boundary);
   }
   start.lsn += 1;
-  CHECK(checkRange(built.page, kGeometry, start, built.boundaries[1].offset).error().is("WALSHIP_ERR_FRAME_CHAIN"));
+  CHECK(checkRange(built.page, kGeometry, start, built.boundaries[1].offset)
+            .error()
+            .is("WALSHIP_ERR_FRAME_CHAIN"));
   start.lsn -= 1;
   start.headerChecksum ^= 1;
-  CHECK(checkRange(built.page, kGeometry, start, built.boundaries[1].offset).error().is("WALSHIP_ERR_FRAME_CHAIN"));
+  CHECK(checkRange(built.page, kGeometry, start, built.boundaries[1].offset)
+            .error()
+            .is("WALSHIP_ERR_FRAME_CHAIN"));
   start.headerChecksum ^= 1;
   start.epoch = 5;
-  CHECK(checkRange(built.page, kGeometry, start, built.boundaries[1].offset).error().is("WALSHIP_ERR_FRAME_CHAIN"));
+  CHECK(checkRange(built.page, kGeometry, start, built.boundaries[1].offset)
+            .error()
+            .is("WALSHIP_ERR_FRAME_CHAIN"));
 }
 
 TEST_CASE("the first frame of a page has the epoch of its page header") {

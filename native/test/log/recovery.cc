@@ -1,4 +1,5 @@
-// Recovery from what a crash can leave: the files as they were at the last sync, plus any part of what was written since.
+// Recovery from what a crash can leave: the files as they were at the last sync, plus any part of what was
+// written since.
 #include <doctest/doctest.h>
 
 #include "log/segment.h"
@@ -37,7 +38,8 @@ struct Image {
   void add(const std::string& file) { files[file] = readFile(file); }
 };
 
-// A writer that was cut off: what was on disk at its last sync, what it had written by then, and all its boundaries.
+// A writer that was cut off: what was on disk at its last sync, what it had written by then, and all its
+// boundaries.
 struct Crash {
   Image synced;
   Image written;
@@ -79,7 +81,8 @@ Crash crash(const std::string& dir, uint32_t seed, bool recycle, uint64_t unsync
   }
   REQUIRE(writer.flush().ok());
   crash.written = Image::of(dir);
-  // A segment that came since was a file of zeros or of old frames before; what matters is that it is not the new content.
+  // A segment that came since was a file of zeros or of old frames before; what matters is that it is not the
+  // new content.
   for (const auto& [file, bytes] : crash.written.files) {
     if (crash.synced.files.contains(file)) continue;
     auto& before = crash.synced.files[file] = bytes;
@@ -94,8 +97,9 @@ bool isBoundary(const Crash& crash, const LogPosition& tail) {
   });
 }
 
-// The log opens, holds all that was reported flushed and nothing that was not appended; then it goes on: new frames
-// overwrite the lost ones, and after another crash exactly they are there. Gives back the recovered tail.
+// The log opens, holds all that was reported flushed and nothing that was not appended; then it goes on: new
+// frames overwrite the lost ones, and after another crash exactly they are there. Gives back the recovered
+// tail.
 LogPosition recoverAndCheck(const std::string& dir, const Crash& crash, bool goOn) {
   RecoveryReport report;
   auto log = Log::open(smallSettings(dir), &report);
@@ -120,7 +124,9 @@ LogPosition recoverAndCheck(const std::string& dir, const Crash& crash, bool goO
   return tail;
 }
 
-TEST_CASE("the files cut at every byte behind the last sync: exactly the whole frames before the cut are recovered") {
+TEST_CASE(
+    "the files cut at every byte behind the last sync: exactly the whole frames before the cut are "
+    "recovered") {
   int cases = 0;
   for (const bool recycle : {false, true}) {
     const ScratchDirectory dir;
@@ -137,13 +143,16 @@ TEST_CASE("the files cut at every byte behind the last sync: exactly the whole f
         auto& bytes = image.files[file];
         const auto& before = crashed.synced.files.at(file);
         for (uint64_t at = cut; at < end; ++at) {
-          bytes[at] = behind == 0 ? before[at] : behind == 1 ? std::byte{0} : static_cast<std::byte>(random());
+          bytes[at] = behind == 0   ? before[at]
+                      : behind == 1 ? std::byte{0}
+                                    : static_cast<std::byte>(random());
         }
         image.put(dir.path());
         const LogPosition tail = recoverAndCheck(dir.path(), crashed, cut % 8 == 0);
         LogPosition expected = crashed.flushed;
         for (const LogPosition& boundary : crashed.boundaries) {
-          if (boundary.lsn > crashed.flushed.lsn && boundary.page % 4 * kPageBytesMin + boundary.offset <= cut) {
+          if (boundary.lsn > crashed.flushed.lsn &&
+              boundary.page % 4 * kPageBytesMin + boundary.offset <= cut) {
             expected = boundary;
           }
         }
@@ -240,8 +249,8 @@ TEST_CASE("any part of what was written since the last sync may be lost, in any 
       ++ended[tail.lsn == crashed.flushed.lsn ? 0 : tail.lsn == crashed.boundaries.back().lsn ? 2 : 1];
     }
   }
-  MESSAGE(cases << " crashes; " << ended[0] << " ended where the last sync did, " << ended[1] << " in between, " << ended[2]
-                << " with everything");
+  MESSAGE(cases << " crashes; " << ended[0] << " ended where the last sync did, " << ended[1]
+                << " in between, " << ended[2] << " with everything");
   CHECK(cases == 6'600);
   CHECK(ended[0] > 500);
   CHECK(ended[1] > 500);
@@ -255,7 +264,8 @@ TEST_CASE("what recovery discards is counted") {
   REQUIRE(last.page == crashed.flushed.page);
   Image image = crashed.written;
   // The first frame since the sync is torn, those behind it are whole.
-  image.files[file][crashed.flushed.page % 4 * kPageBytesMin + crashed.flushed.offset + kFrameHeaderBytes] ^= std::byte{1};
+  image.files[file][crashed.flushed.page % 4 * kPageBytesMin + crashed.flushed.offset + kFrameHeaderBytes] ^=
+      std::byte{1};
   image.put(dir.path());
   RecoveryReport report;
   auto log = Log::open(smallSettings(dir.path()), &report);

@@ -1,4 +1,5 @@
-// What tests of the log share: a scratch directory, and a writer that makes frames and pages as a primary does.
+// What tests of the log share: a scratch directory, and a writer that makes frames and pages as a primary
+// does.
 #pragma once
 
 #include <dirent.h>
@@ -100,7 +101,12 @@ inline std::byte byteAt(uint64_t lsn, uint64_t salt = 0) {
 class Writer {
  public:
   Writer(Log& log, const LogPosition& tail, uint64_t epoch = 1, uint64_t salt = 0)
-      : log_(&log), geometry_(log.geometry()), page_(geometry_.pageBytes), tail_(tail), epoch_(epoch), salt_(salt) {
+      : log_(&log),
+        geometry_(log.geometry()),
+        page_(geometry_.pageBytes),
+        tail_(tail),
+        epoch_(epoch),
+        salt_(salt) {
     if (tail.offset != 0) {
       WALSHIP_ASSERT(log.readPage(tail.page, page_).ok());
       std::fill(page_.begin() + tail.offset, page_.end(), std::byte{0});

@@ -49,7 +49,9 @@ TEST_CASE("reading is safe while the log grows, is trimmed and truncated") {
         }
         forEachFrame(page, 0, end.value().offset, [&](const FrameHeader& header, Bytes payload) {
           for (size_t at = 0; at < payload.size(); at += 97) {
-            if (payload[at] != byteAt(header.lsn + at)) fail("wrong byte at LSN " + std::to_string(header.lsn + at));
+            if (payload[at] != byteAt(header.lsn + at)) {
+              fail("wrong byte at LSN " + std::to_string(header.lsn + at));
+            }
           }
           return true;
         });
@@ -77,7 +79,8 @@ TEST_CASE("reading is safe while the log grows, is trimmed and truncated") {
       REQUIRE(shared.trimBelow(writer.tail().lsn - std::min<uint64_t>(writer.tail().lsn, 1'000'000)).ok());
     }
     if (random() % 4 == 0) {
-      const uint64_t lsn = writer.tail().lsn - std::min<uint64_t>(writer.tail().lsn - shared.firstLsn(), 400'000);
+      const uint64_t lsn =
+          writer.tail().lsn - std::min<uint64_t>(writer.tail().lsn - shared.firstLsn(), 400'000);
       const LogPosition to = shared.positionAt(lsn).value();
       REQUIRE(shared.truncate(to, writer.tail()).ok());
       tail.store(to.lsn);
