@@ -294,6 +294,7 @@ void Pump::reap() {
       continue;
     }
     event("downstream-down", entry->second->node(), *entry->second->ended());
+    unwatch(entry->second->link());
     entry = downstreams_.erase(entry);
   }
   if (upstream_ && upstream_->ended()) dropUpstream(*upstream_->ended());
@@ -345,6 +346,11 @@ void Pump::watch(const Link& link, uint64_t id) {
   }
 }
 
+// Closing is not enough: a link may hold a copy of a descriptor that stays open elsewhere.
+void Pump::unwatch(const Link& link) {
+  for (const int fd : link.fds()) WALSHIP_ASSERT(::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr) == 0);
+}
+
 void Pump::takeEvents(int timeoutMs) {
   epoll_event events[32];
   const int count = ::epoll_wait(epoll_.get(), events, 32, timeoutMs);
@@ -383,6 +389,7 @@ void Pump::adoptDownstream(Established established) {
 
 void Pump::adoptUpstream(Established established) {
   if (failed_ || primary_ || stopping_.load()) return;
+  if (upstream_) unwatch(upstream_->link());
   upstream_.reset();
   watch(*established.link, kUpstreamId);
   upstream_ = std::make_unique<UpstreamSession>(*this, std::move(established.link), established.node);
@@ -394,6 +401,7 @@ void Pump::dropUpstream(const Error& why) {
   if (!upstream_) return;
   const std::string node = upstream_->node();
   const Error reason = why;  // it may be the session's own
+  unwatch(upstream_->link());
   upstream_.reset();
   event("upstream-down", node, reason);
   hooks_.reconnect(monotonicNs() - upstreamSinceNs_ > kGoodLinkNs);
@@ -425,6 +433,7 @@ void Pump::beforeCut(const LogPosition& from, const LogPosition& to) {
   }
   for (auto entry = downstreams_.begin(); entry != downstreams_.end(); entry = downstreams_.erase(entry)) {
     event("downstream-down", entry->second->node(), *entry->second->ended());
+    unwatch(entry->second->link());
   }
   // What an asynchronous rule had committed here may be lost.
   committed_ = std::min(committed_, to.lsn);

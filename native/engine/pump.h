@@ -103,6 +103,7 @@ class Pump final : public SessionHost {
   bool armLinks();
   void sleep(uint64_t nowNs);
   void watch(const Link& link, uint64_t id);
+  void unwatch(const Link& link);
   void takeEvents(int timeoutMs);
   uint64_t lagNs(uint64_t lsn, uint64_t nowNs) const;
 
