@@ -49,7 +49,8 @@ std::string afterColon(const std::string& line) {
 
 bool hasDevice(const std::string& sysfs) {
   const auto names = listDirectory(sysfs + "/class/infiniband_verbs");
-  return std::any_of(names.begin(), names.end(), [](const std::string& name) { return name.starts_with("uverbs"); });
+  return std::any_of(names.begin(), names.end(),
+                     [](const std::string& name) { return name.starts_with("uverbs"); });
 }
 
 #if WALSHIP_HAVE_VERBS
@@ -70,7 +71,8 @@ VerbsDevice describe(const std::string& sysfs, ibv_device* device) {
       found.activeMtuBytes = 128u << portAttributes.active_mtu;
       found.maxMtuBytes = 128u << portAttributes.max_mtu;
     }
-    const std::string folder = sysfs + "/class/infiniband/" + described.name + "/ports/" + std::to_string(port);
+    const std::string folder =
+        sysfs + "/class/infiniband/" + described.name + "/ports/" + std::to_string(port);
     found.state = afterColon(readLine(folder + "/state"));
     found.linkLayer = readLine(folder + "/link_layer");
     found.speed = readLine(folder + "/rate");
@@ -134,11 +136,13 @@ VerbsCapabilities verbsCapabilities(const char* library, const std::string& sysf
   // Looked at before libibverbs is: it complains on stderr where it finds nothing.
   if (readLine(sysfs + "/class/infiniband_verbs/abi_version").empty()) {
     found.state = VerbsState::kKernelSupportAbsent;
-    found.detail = "the kernel has no " + sysfs + "/class/infiniband_verbs: load ib_uverbs (modprobe ib_uverbs)";
+    found.detail =
+        "the kernel has no " + sysfs + "/class/infiniband_verbs: load ib_uverbs (modprobe ib_uverbs)";
     return found;
   }
   found.state = VerbsState::kNoDevice;
-  found.detail = "the kernel knows no RDMA device: add one (Soft-RoCE: rdma link add rxe0 type rxe netdev eth0)";
+  found.detail =
+      "the kernel knows no RDMA device: add one (Soft-RoCE: rdma link add rxe0 type rxe netdev eth0)";
   if (!hasDevice(sysfs)) return found;
 
 #if WALSHIP_HAVE_VERBS
@@ -148,7 +152,8 @@ VerbsCapabilities verbsCapabilities(const char* library, const std::string& sysf
   int count = 0;
   const std::unique_ptr<ibv_device*, FreeList> list(verbs().getDeviceList(&count));
   if (!list || count == 0) {
-    found.detail = "libibverbs has no driver for the RDMA devices here: install them (Debian: ibverbs-providers)";
+    found.detail =
+        "libibverbs has no driver for the RDMA devices here: install them (Debian: ibverbs-providers)";
     return found;
   }
   for (int i = 0; i < count; ++i) found.devices.push_back(describe(sysfs, list.get()[i]));
@@ -201,7 +206,8 @@ Result<VerbsChoice> chooseRail(const VerbsCapabilities& capabilities, const Verb
       }
       against(where, std::string("has no RoCE v2 GID with a network device") +
                          (wanted ? " for " + settings.address : std::string()) +
-                         (settings.gidIndex >= 0 ? " at index " + std::to_string(settings.gidIndex) : std::string()));
+                         (settings.gidIndex >= 0 ? " at index " + std::to_string(settings.gidIndex)
+                                                 : std::string()));
     }
   }
   if (reasons.empty()) {

@@ -28,12 +28,15 @@ class Control {
  public:
   Control(int fd, uint64_t deadlineNs) : fd_(fd), deadlineNs_(deadlineNs) {}
 
-  Result<void> tell(RecordKind kind, Bytes body) { return writeFully(fd_, makeRecord(kind, body), deadlineNs_); }
+  Result<void> tell(RecordKind kind, Bytes body) {
+    return writeFully(fd_, makeRecord(kind, body), deadlineNs_);
+  }
 
   // The body of the next record, which must be of `kind`.
   Result<Buffer> hear(RecordKind kind) {
     RecordHeader raw{};
-    if (auto read = readFully(fd_, std::as_writable_bytes(std::span(&raw, 1)), deadlineNs_); !read) return read.error();
+    if (auto read = readFully(fd_, std::as_writable_bytes(std::span(&raw, 1)), deadlineNs_); !read)
+      return read.error();
     const auto header = parseRecordHeader(bytesOf(raw));
     if (!header) return header.error();
     Buffer body(header.value().bodyBytes);
@@ -141,7 +144,8 @@ class Setup {
       if (sent_ && received_) break;
       pollfd waiting[2] = {{queues_.channel->fd, POLLIN, 0}, {peerDone ? -1 : controlFd_, POLLIN, 0}};
       if (::poll(waiting, 2, remainingMs(deadlineNs_)) == 0) {
-        return makeError("WALSHIP_ERR_TIMEOUT", "no packet came through the fabric in time from " + textOf(peer_.gid));
+        return makeError("WALSHIP_ERR_TIMEOUT",
+                         "no packet came through the fabric in time from " + textOf(peer_.gid));
       }
       if (waiting[1].revents != 0) {
         if (auto heard = control_.hear(RecordKind::kDone); !heard) return heard.error();
@@ -162,8 +166,9 @@ class Setup {
     while (!(sent_ && received_) && ibv_poll_cq(queues_.cq.get(), 1, &completion) > 0) {
       if (completion.status != IBV_WC_SUCCESS) {
         return makeError("WALSHIP_ERR_RDMA_UNAVAILABLE",
-                         "the fabric between " + device_.name() + " (" + device_.choice().gid.address + ") and " +
-                             textOf(peer_.gid) + " carries no packets of " + std::to_string(pathMtuBytes_) +
+                         "the fabric between " + device_.name() + " (" + device_.choice().gid.address +
+                             ") and " + textOf(peer_.gid) + " carries no packets of " +
+                             std::to_string(pathMtuBytes_) +
                              " bytes: " + verbs().wcStatusString(completion.status));
       }
       if ((completion.wr_id & kReceiveMark) == 0) {
@@ -188,7 +193,8 @@ class Setup {
   void takeEvents() {
     ibv_cq* cq = nullptr;
     void* context = nullptr;
-    while (verbs().getCqEvent(queues_.channel.get(), &cq, &context) == 0) verbs().ackCqEvents(queues_.cq.get(), 1);
+    while (verbs().getCqEvent(queues_.channel.get(), &cq, &context) == 0)
+      verbs().ackCqEvents(queues_.cq.get(), 1);
   }
 
   Device& device_;

@@ -1,10 +1,11 @@
-// Flow control of one direction pair. A credit is a receive buffer posted at the peer; every message and every range
-// uses one, so a sender that keeps to its credits never finds the receiver not ready.
+// Flow control of one direction pair. A credit is a receive buffer posted at the peer; every message and
+// every range uses one, so a sender that keeps to its credits never finds the receiver not ready.
 //
-// Credits go back with whatever is sent, or, when a quarter of them has gathered, in a message of their own. Such a
-// message may use the last kReserve credits, which nothing else may. That is enough: a credit message needs a quarter
-// of the depth to have arrived since the one before, and the peer, having seen none of them, cannot have sent more than
-// the whole depth. It is also quiet: a credit message is answered by another only after a quarter of the depth.
+// Credits go back with whatever is sent, or, when a quarter of them has gathered, in a message of their own.
+// Such a message may use the last kReserve credits, which nothing else may. That is enough: a credit message
+// needs a quarter of the depth to have arrived since the one before, and the peer, having seen none of them,
+// cannot have sent more than the whole depth. It is also quiet: a credit message is answered by another only
+// after a quarter of the depth.
 #pragma once
 
 #include <cstdint>

@@ -41,7 +41,8 @@ Result<std::shared_ptr<Device>> Device::open(const VerbsSettings& settings) {
   auto parts = std::make_unique<Parts>();
   parts->context.reset(verbs().openDevice(device));
   if (!parts->context) return unavailable("cannot open RDMA device");
-  if (verbs().queryDevice(parts->context.get(), &parts->limits) != 0) return unavailable("cannot query RDMA device");
+  if (verbs().queryDevice(parts->context.get(), &parts->limits) != 0)
+    return unavailable("cannot query RDMA device");
   parts->pd.reset(verbs().allocPd(parts->context.get()));
   if (!parts->pd) return unavailable("cannot make a protection domain on");
   const int events = parts->context->async_fd;
@@ -53,8 +54,8 @@ Result<std::shared_ptr<Device>> Device::open(const VerbsSettings& settings) {
 
 Result<void> Device::registerArena(MutableBytes arena) {
   WALSHIP_ASSERT(!parts_->arena);
-  parts_->arena.reset(
-      verbs().regMr(parts_->pd.get(), arena.data(), arena.size(), IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE));
+  parts_->arena.reset(verbs().regMr(parts_->pd.get(), arena.data(), arena.size(),
+                                    IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE));
   if (!parts_->arena) {
     return systemError("WALSHIP_ERR_RDMA_UNAVAILABLE",
                        "cannot register " + std::to_string(arena.size()) + " bytes of arena with " + name() +

@@ -1,5 +1,5 @@
-// One RDMA device, port and GID of this host, opened once and shared by all links over it. The arena is registered with
-// it once and must outlive it.
+// One RDMA device, port and GID of this host, opened once and shared by all links over it. The arena is
+// registered with it once and must outlive it.
 #pragma once
 
 #include <memory>

@@ -1,5 +1,5 @@
-// What two ends tell each other over the control connection before their queue pairs can talk: records of a header and
-// a body. The peer is authenticated by then, and its bytes are still checked like anybody's.
+// What two ends tell each other over the control connection before their queue pairs can talk: records of a
+// header and a body. The peer is authenticated by then, and its bytes are still checked like anybody's.
 #pragma once
 
 #include <string>

@@ -11,7 +11,8 @@ Library loadLibrary([[maybe_unused]] const char* file) {
   if (handle == nullptr) {
     library.state = LibraryState::kAbsent;
     const char* reason = ::dlerror();
-    library.detail = std::string("cannot open ") + file + " (" + (reason != nullptr ? reason : "unknown reason") +
+    library.detail = std::string("cannot open ") + file + " (" +
+                     (reason != nullptr ? reason : "unknown reason") +
                      "): install rdma-core (Debian: libibverbs1 and ibverbs-providers)";
     return library;
   }
@@ -19,7 +20,8 @@ Library loadLibrary([[maybe_unused]] const char* file) {
     void* address = ::dlvsym(handle, symbol, (std::string("IBVERBS_") + version).c_str());
     if (address == nullptr && library.detail.empty()) {
       library.state = LibraryState::kSymbolMissing;
-      library.detail = std::string(file) + " has no " + symbol + "@IBVERBS_" + version + ": install a newer rdma-core";
+      library.detail =
+          std::string(file) + " has no " + symbol + "@IBVERBS_" + version + ": install a newer rdma-core";
     }
     return address;
   };
@@ -30,7 +32,8 @@ Library loadLibrary([[maybe_unused]] const char* file) {
   if (library.detail.empty()) library.state = LibraryState::kLoaded;
 #else
   library.detail =
-      "walship was built without <infiniband/verbs.h>: install the headers (Debian: libibverbs-dev) and build again";
+      "walship was built without <infiniband/verbs.h>: install the headers (Debian: libibverbs-dev) and "
+      "build again";
 #endif
   return library;
 }
@@ -39,8 +42,8 @@ const Library& verbs() {
   static const Library library = [] {
     Library loaded = loadLibrary(kVerbsLibrary);
 #if WALSHIP_HAVE_VERBS
-    // On kernels that cannot copy pinned memory at fork() a child process would otherwise take the rings of a live
-    // queue pair with it; on newer ones this does nothing.
+    // On kernels that cannot copy pinned memory at fork() a child process would otherwise take the rings of a
+    // live queue pair with it; on newer ones this does nothing.
     if (loaded.loaded()) loaded.forkInit();
 #endif
     return loaded;

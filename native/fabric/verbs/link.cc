@@ -49,8 +49,8 @@ VerbsLink::VerbsLink(std::shared_ptr<Device> device, Queues queues, Fd control, 
 }
 
 VerbsLink::~VerbsLink() {
-  // The peer learns it before its packets are refused. Then the fence: with the queue pair everything that could still
-  // write here is gone, whatever the peer does.
+  // The peer learns it before its packets are refused. Then the fence: with the queue pair everything that
+  // could still write here is gone, whatever the peer does.
   ::shutdown(control_.get(), SHUT_RDWR);
   device_->parts().alarms.unwatch(&alarm_);
   queues_.qp.reset();
@@ -177,7 +177,8 @@ void VerbsLink::giveCreditsBack(ibv_send_wr& first) {
 void VerbsLink::flush() {
   if (queued_ == posted_ || down_ || failure_) return;
   const uint32_t depth = queues_.sendDepth;
-  // The last of a chain is signalled, so that nothing stays pinned when the link falls idle, and a few on the way.
+  // The last of a chain is signalled, so that nothing stays pinned when the link falls idle, and a few on the
+  // way.
   uint64_t unannounced = 0;
   for (uint64_t i = posted_; i < queued_; ++i) {
     ibv_send_wr& request = requests_[i % depth];
@@ -272,11 +273,13 @@ void VerbsLink::landed(const Immediate& immediate, uint32_t length) {
   if (!credits_.regain(immediate.credits)) return violated("it gave back credits that it never had");
   // Pages are filled one after the other: the first range of one ends those before it.
   const auto ahead = static_cast<uint16_t>(immediate.grant - static_cast<uint16_t>(firstGrant_));
-  if (ahead >= grants_.size() || !grants_[ahead].open) return violated("it wrote to a page that was not granted");
+  if (ahead >= grants_.size() || !grants_[ahead].open)
+    return violated("it wrote to a page that was not granted");
   firstGrant_ += ahead;
   grants_.erase(grants_.begin(), grants_.begin() + ahead);
   Grant& grant = grants_.front();
-  if (length == 0 || length > grant.pageBytes - grant.filled) return violated("it wrote past the end of a page");
+  if (length == 0 || length > grant.pageBytes - grant.filled)
+    return violated("it wrote past the end of a page");
   grant.filled += length;
   counters_.landedBytes += length;
   handler_->onLanded(firstGrant_, length);
@@ -284,7 +287,8 @@ void VerbsLink::landed(const Immediate& immediate, uint32_t length) {
 
 void VerbsLink::messageCame(Bytes bytes) {
   const auto header = parseMessage(bytes);
-  if (!header || header->kind == static_cast<uint8_t>(MessageKind::kPing) || !credits_.regain(header->credits)) {
+  if (!header || header->kind == static_cast<uint8_t>(MessageKind::kPing) ||
+      !credits_.regain(header->credits)) {
     return violated("its message has no valid header");
   }
   if (header->kind == static_cast<uint8_t>(MessageKind::kCredits)) return;
@@ -304,7 +308,8 @@ std::vector<int> VerbsLink::fds() const { return {queues_.channel->fd, control_.
 
 bool VerbsLink::arm() {
   if (down_) return true;
-  if (failure_ || held_ > 0 || peerGone_ || alarm_.event.load(std::memory_order_acquire) != Alarm::kQuiet) return false;
+  if (failure_ || held_ > 0 || peerGone_ || alarm_.event.load(std::memory_order_acquire) != Alarm::kQuiet)
+    return false;
   if (!armed_ || roomWanted_) {
     ibv_cq* cq = nullptr;
     void* context = nullptr;
@@ -313,8 +318,8 @@ bool VerbsLink::arm() {
       verbs().ackCqEvents(queues_.cq.get(), eventsToAck_);
       eventsToAck_ = 0;
     }
-    // What the peer sent wakes; the completion of what was sent here does only if somebody waits for room. It is taken
-    // together with the peer's answer.
+    // What the peer sent wakes; the completion of what was sent here does only if somebody waits for room. It
+    // is taken together with the peer's answer.
     if (ibv_req_notify_cq(queues_.cq.get(), roomWanted_ ? 0 : 1) != 0) {
       fail("WALSHIP_ERR_LINK_BROKEN", "the completion queue cannot be armed");
       return false;
@@ -336,7 +341,8 @@ void VerbsLink::watchSides() {
   sidesWatchedNs_ = now;
   pollfd sides[2] = {{control_.get(), POLLIN | POLLRDHUP, 0}, {deviceEvents_.get(), POLLIN, 0}};
   if (::poll(sides, 2, 0) <= 0) return;
-  if (sides[1].revents != 0) device_->parts().alarms.drain(device_->parts().context.get(), device_->choice().port);
+  if (sides[1].revents != 0)
+    device_->parts().alarms.drain(device_->parts().context.get(), device_->choice().port);
   if (sides[0].revents == 0) return;
   std::byte byte{};
   const ssize_t got = ::recv(control_.get(), &byte, sizeof byte, MSG_DONTWAIT);
@@ -353,7 +359,8 @@ void VerbsLink::violated(const std::string& what) {
   fail("WALSHIP_ERR_LINK_PROTOCOL", "the peer broke the protocol: " + what);
 }
 
-// The completions after the first one in error say only that they were flushed: the reason may stand behind them.
+// The completions after the first one in error say only that they were flushed: the reason may stand behind
+// them.
 void VerbsLink::broke(const ibv_wc& completion) {
   sidesDue_ = true;
   watchSides();
@@ -372,8 +379,8 @@ void VerbsLink::broke(const ibv_wc& completion) {
 // The first reason counts. Nothing more is let in from here on.
 void VerbsLink::fail(const char* code, const std::string& what) {
   if (failure_ || down_) return;
-  failure_ = makeError(code, "RDMA link over " + rail_.device + " from " + rail_.local + " to " + rail_.remote + ": " +
-                                 what);
+  failure_ = makeError(
+      code, "RDMA link over " + rail_.device + " from " + rail_.local + " to " + rail_.remote + ": " + what);
   ibv_qp_attr attributes{};
   attributes.qp_state = IBV_QPS_ERR;
   static_cast<void>(verbs().modifyQp(queues_.qp.get(), &attributes, IBV_QP_STATE));

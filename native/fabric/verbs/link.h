@@ -1,5 +1,6 @@
-// The verbs side of Link: a reliable connection whose ranges are RDMA WRITEs WITH IMMEDIATE and whose messages are
-// SENDs, inline where they fit. Both use a receive buffer of the peer, so one credit each, and arrive in posting order.
+// The verbs side of Link: a reliable connection whose ranges are RDMA WRITEs WITH IMMEDIATE and whose
+// messages are SENDs, inline where they fit. Both use a receive buffer of the peer, so one credit each, and
+// arrive in posting order.
 #pragma once
 
 #include <deque>
@@ -102,7 +103,7 @@ class VerbsLink final : public Link {
   uint32_t firstGrant_ = 1;
 
   ibv_wc batch_[kBatch];
-  int held_ = 0;  // completions that arm() found, for the next poll()
+  int held_ = 0;                         // completions that arm() found, for the next poll()
   ibv_recv_wr* receiveFirst_ = nullptr;  // to be posted again at the end of poll()
   ibv_recv_wr* receiveLast_ = nullptr;
   uint32_t receiveCount_ = 0;

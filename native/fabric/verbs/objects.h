@@ -1,5 +1,6 @@
-// Owners of verbs objects. Where several are members of one class they stand in the order in which they are made, so
-// that they go in the opposite one: queue pair, completion queue, channel, regions, protection domain, context.
+// Owners of verbs objects. Where several are members of one class they stand in the order in which they are
+// made, so that they go in the opposite one: queue pair, completion queue, channel, regions, protection
+// domain, context.
 #pragma once
 
 #include <sys/mman.h>

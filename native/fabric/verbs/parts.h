@@ -12,19 +12,21 @@
 
 namespace walship {
 
-// Set when the device reports the end of a queue pair, its completion queue, its port or the whole device; read by the
-// link in every poll().
+// Set when the device reports the end of a queue pair, its completion queue, its port or the whole device;
+// read by the link in every poll().
 struct Alarm {
   static constexpr int kQuiet = -1;
   std::atomic<int> event{kQuiet};  // ibv_event_type
 };
 
-// The device's asynchronous events, handed to the links they concern. Links of one device may live in several threads.
+// The device's asynchronous events, handed to the links they concern. Links of one device may live in several
+// threads.
 class Alarms {
  public:
   void watch(const ibv_qp* qp, const ibv_cq* cq, Alarm* alarm);
   void unwatch(const Alarm* alarm);
-  // Takes what is there and acknowledges it at once: an event in hand would hold up the end of its queue pair.
+  // Takes what is there and acknowledges it at once: an event in hand would hold up the end of its queue
+  // pair.
   void drain(ibv_context* context, int port);
 
  private:

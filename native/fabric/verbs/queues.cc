@@ -25,7 +25,8 @@ ibv_mtu mtuOf(uint32_t bytes) { return static_cast<ibv_mtu>(std::bit_width(bytes
 
 Result<Queues> makeQueues(Device& device) {
   const Device::Parts& parts = device.parts();
-  if (!parts.arena) return makeError("WALSHIP_ERR_RDMA_UNAVAILABLE", "no arena is registered with " + device.name());
+  if (!parts.arena)
+    return makeError("WALSHIP_ERR_RDMA_UNAVAILABLE", "no arena is registered with " + device.name());
   Queues queues;
   const uint32_t depth = depthOf(device, parts.limits);
   if (depth < kReceiveDepthMin) {
@@ -41,7 +42,8 @@ Result<Queues> makeQueues(Device& device) {
   queues.region.reset(
       verbs().regMr(parts.pd.get(), queues.memory.bytes().data(), bytes, IBV_ACCESS_LOCAL_WRITE));
   if (!queues.region) {
-    return unavailable("cannot register " + std::to_string(bytes) + " bytes of link buffers with " + device.name() +
+    return unavailable("cannot register " + std::to_string(bytes) + " bytes of link buffers with " +
+                           device.name() +
                            " (raise the locked-memory limit, `ulimit -l`, or lower verbs.queueDepth)",
                        errno);
   }
@@ -51,7 +53,8 @@ Result<Queues> makeQueues(Device& device) {
   if (::fcntl(events, F_SETFL, ::fcntl(events, F_GETFL) | O_NONBLOCK) != 0) {
     return unavailable("cannot watch the completions of " + device.name(), errno);
   }
-  queues.cq.reset(verbs().createCq(parts.context.get(), static_cast<int>(2 * depth), nullptr, queues.channel.get(), 0));
+  queues.cq.reset(
+      verbs().createCq(parts.context.get(), static_cast<int>(2 * depth), nullptr, queues.channel.get(), 0));
   if (!queues.cq) return unavailable("cannot make a completion queue on " + device.name(), errno);
 
   ibv_qp_init_attr init{};
@@ -85,7 +88,8 @@ Result<Queues> makeQueues(Device& device) {
   queues.receiveParts.resize(depth);
   queues.receiveRequests.resize(depth);
   for (uint32_t i = 0; i < depth; ++i) {
-    queues.receiveParts[i] = {reinterpret_cast<uint64_t>(queues.slot(i).data()), kSlotBytes, queues.region->lkey};
+    queues.receiveParts[i] = {reinterpret_cast<uint64_t>(queues.slot(i).data()), kSlotBytes,
+                              queues.region->lkey};
     ibv_recv_wr& request = queues.receiveRequests[i];
     request.wr_id = kReceiveMark | i;
     request.sg_list = &queues.receiveParts[i];
@@ -96,7 +100,8 @@ Result<Queues> makeQueues(Device& device) {
   return queues;
 }
 
-Result<void> readyToReceive(Queues& queues, const Device& device, const Endpoint& peer, uint32_t pathMtuBytes) {
+Result<void> readyToReceive(Queues& queues, const Device& device, const Endpoint& peer,
+                            uint32_t pathMtuBytes) {
   const VerbsSettings& settings = device.settings();
   ibv_qp_attr attributes{};
   attributes.qp_state = IBV_QPS_RTR;
@@ -114,10 +119,9 @@ Result<void> readyToReceive(Queues& queues, const Device& device, const Endpoint
   address.dlid = peer.lid;
   address.sl = static_cast<uint8_t>(settings.serviceLevel);
   address.port_num = static_cast<uint8_t>(device.choice().port);
-  const int failed =
-      verbs().modifyQp(queues.qp.get(), &attributes,
-                       IBV_QP_STATE | IBV_QP_AV | IBV_QP_PATH_MTU | IBV_QP_DEST_QPN | IBV_QP_RQ_PSN |
-                           IBV_QP_MAX_DEST_RD_ATOMIC | IBV_QP_MIN_RNR_TIMER);
+  const int failed = verbs().modifyQp(queues.qp.get(), &attributes,
+                                      IBV_QP_STATE | IBV_QP_AV | IBV_QP_PATH_MTU | IBV_QP_DEST_QPN |
+                                          IBV_QP_RQ_PSN | IBV_QP_MAX_DEST_RD_ATOMIC | IBV_QP_MIN_RNR_TIMER);
   if (failed != 0) return unavailable("cannot direct " + device.name() + " to " + textOf(peer.gid), failed);
   return {};
 }

@@ -1,5 +1,5 @@
-// The verbs objects of one link and the memory its messages travel in: made and brought up by the set-up, then moved
-// into the link.
+// The verbs objects of one link and the memory its messages travel in: made and brought up by the set-up,
+// then moved into the link.
 #pragma once
 
 #include <vector>
@@ -16,8 +16,8 @@ namespace walship {
 constexpr uint32_t kSendRingBytes = 256u << 10;
 constexpr uint32_t kRingAlign = 16;
 
-// Receive requests carry their slot's number, marked so that a completion in error, of which nothing but the id is
-// valid, still says which side it is of.
+// Receive requests carry their slot's number, marked so that a completion in error, of which nothing but the
+// id is valid, still says which side it is of.
 constexpr uint64_t kReceiveMark = uint64_t{1} << 63;
 
 struct Queues {
@@ -50,7 +50,8 @@ struct Queues {
 // Error of all three: WALSHIP_ERR_RDMA_UNAVAILABLE.
 // Makes everything, in state INIT, with all receives posted.
 Result<Queues> makeQueues(Device& device);
-Result<void> readyToReceive(Queues& queues, const Device& device, const Endpoint& peer, uint32_t pathMtuBytes);
+Result<void> readyToReceive(Queues& queues, const Device& device, const Endpoint& peer,
+                            uint32_t pathMtuBytes);
 Result<void> readyToSend(Queues& queues, const Device& device, uint32_t packetSequence);
 
 }  // namespace walship

@@ -14,9 +14,9 @@ constexpr std::array<uint8_t, 12> kMappedPrefix = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
 Result<void> validate(const VerbsSettings& settings) {
   const auto within = [](const char* name, int64_t value, int64_t low, int64_t high) -> Result<void> {
     if (value >= low && value <= high) return {};
-    return makeError("WALSHIP_ERR_SETTING_INVALID", std::string("verbs.") + name + " is " + std::to_string(value) +
-                                                        ": choose " + std::to_string(low) + " to " +
-                                                        std::to_string(high));
+    return makeError("WALSHIP_ERR_SETTING_INVALID", std::string("verbs.") + name + " is " +
+                                                        std::to_string(value) + ": choose " +
+                                                        std::to_string(low) + " to " + std::to_string(high));
   };
   const Result<void> checks[] = {
       within("port", settings.port, 0, 255),
@@ -33,13 +33,15 @@ Result<void> validate(const VerbsSettings& settings) {
     if (!check.ok()) return check;
   }
   if (settings.queueDepth % 4 != 0) {
-    return makeError("WALSHIP_ERR_SETTING_INVALID",
-                     "verbs.queueDepth is " + std::to_string(settings.queueDepth) + ": choose a multiple of 4");
+    return makeError(
+        "WALSHIP_ERR_SETTING_INVALID",
+        "verbs.queueDepth is " + std::to_string(settings.queueDepth) + ": choose a multiple of 4");
   }
   const uint32_t mtu = settings.pathMtuBytes;
   if (mtu != 0 && (mtu < 256 || mtu > 4096 || !std::has_single_bit(mtu))) {
-    return makeError("WALSHIP_ERR_SETTING_INVALID", "verbs.pathMtuBytes is " + std::to_string(mtu) +
-                                                        ": choose 256, 512, 1024, 2048, 4096, or 0 for the port's own");
+    return makeError("WALSHIP_ERR_SETTING_INVALID",
+                     "verbs.pathMtuBytes is " + std::to_string(mtu) +
+                         ": choose 256, 512, 1024, 2048, 4096, or 0 for the port's own");
   }
   if (!settings.address.empty() && !gidOfAddress(settings.address)) {
     return makeError("WALSHIP_ERR_SETTING_INVALID",

@@ -13,18 +13,19 @@ namespace walship {
 constexpr int kGidIndexMax = 255;  // the field of an address handle has eight bits
 
 struct VerbsSettings {
-  std::string device;               // "mlx5_0"; empty: the first that fits
-  int port = 0;                     // 0: the first active one
-  int gidIndex = -1;                // 0 … 255; -1: found
-  std::string address;              // IPv4 or IPv6 address whose GID is wanted; empty: any
-  uint32_t pathMtuBytes = 0;        // 256 … 4096, a power of two; 0: what the port has. The smaller of both ends counts
-  int retryCount = 6;               // 1 … 6; 7 means for ever on some devices
-  int ackTimeoutExponent = 14;      // 8 … 20: a packet is sent again after 4.096 µs × 2^this
-  int rnrRetry = 6;                 // 0 … 6; never needed in normal operation, credits see to that
-  uint32_t queueDepth = 512;        // 16 … 16384, a multiple of 4: ranges and messages in flight in one direction
-  uint32_t inlineBytes = 256;       // 0 … 1024: messages up to this size travel in the work request itself
-  int serviceLevel = 0;             // 0 … 7
-  int trafficClass = 0;             // 0 … 255: DSCP and ECN bits of the packets
+  std::string device;   // "mlx5_0"; empty: the first that fits
+  int port = 0;         // 0: the first active one
+  int gidIndex = -1;    // 0 … 255; -1: found
+  std::string address;  // IPv4 or IPv6 address whose GID is wanted; empty: any
+  uint32_t pathMtuBytes =
+      0;               // 256 … 4096, a power of two; 0: what the port has. The smaller of both ends counts
+  int retryCount = 6;  // 1 … 6; 7 means for ever on some devices
+  int ackTimeoutExponent = 14;  // 8 … 20: a packet is sent again after 4.096 µs × 2^this
+  int rnrRetry = 6;             // 0 … 6; never needed in normal operation, credits see to that
+  uint32_t queueDepth = 512;  // 16 … 16384, a multiple of 4: ranges and messages in flight in one direction
+  uint32_t inlineBytes = 256;  // 0 … 1024: messages up to this size travel in the work request itself
+  int serviceLevel = 0;        // 0 … 7
+  int trafficClass = 0;        // 0 … 255: DSCP and ECN bits of the packets
 };
 
 using Gid = std::array<std::byte, 16>;

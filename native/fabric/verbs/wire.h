@@ -36,8 +36,8 @@ inline std::optional<MessageHeader> parseMessage(Bytes bytes) {
   return std::nullopt;
 }
 
-// The immediate of a range: the low half of its grant's id, and credits. At most 2^15 grants are outstanding, so the
-// low half names one of them.
+// The immediate of a range: the low half of its grant's id, and credits. At most 2^15 grants are outstanding,
+// so the low half names one of them.
 struct Immediate {
   uint16_t grant = 0;
   uint16_t credits = 0;

@@ -1,8 +1,8 @@
 // The verbs link against perftest, on the same two devices, in the same run, turn by turn:
 //   scripts/softroce run --nodes 2 -- build/native/verbs_bench [SECONDS] [ROUNDS]
-// Throughput: 64 KiB ranges, 64 in flight, acknowledged whenever the receiver wakes, against ib_write_bw. Round trip: a
-// 64 B range and the 64 B message that acknowledges it, against twice what ib_write_lat and ib_send_lat -e print, which
-// is half a round trip.
+// Throughput: 64 KiB ranges, 64 in flight, acknowledged whenever the receiver wakes, against ib_write_bw.
+// Round trip: a 64 B range and the 64 B message that acknowledges it, against twice what ib_write_lat and
+// ib_send_lat -e print, which is half a round trip.
 #include <poll.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -54,16 +54,15 @@ std::vector<Node> nodes() {
     const size_t colon = one.find(':');
     if (colon != std::string::npos) found.push_back({one.substr(0, colon), one.substr(colon + 1)});
   }
-  if (found.size() < 2) die("WALSHIP_LAB_DEVICES names no two devices: run it in scripts/softroce run --nodes 2");
+  if (found.size() < 2)
+    die("WALSHIP_LAB_DEVICES names no two devices: run it in scripts/softroce run --nodes 2");
   return found;
 }
 
 // The figure in column `column` of the one row of numbers that a perftest client prints.
 double perftest(const std::string& tool, size_t column) {
   const auto list = nodes();
-  const auto line = [&](size_t node) {
-    return tool + " -F -x 1 -d " + list[node].device;
-  };
+  const auto line = [&](size_t node) { return tool + " -F -x 1 -d " + list[node].device; };
   const std::string command = "(" + line(1) + " >/dev/null 2>&1 &) ; sleep 1; timeout 60 " + line(0) + " " +
                               list[1].address + " 2>/dev/null";
   FILE* pipe = ::popen(command.c_str(), "r");
@@ -138,7 +137,8 @@ class Bench {
   Figures run(uint32_t bytes, uint64_t inFlight, bool events) {
     connect();
     constexpr uint32_t kGrants = 16384;
-    for (uint32_t grant = 1; grant <= kGrants; ++grant) downLink_->expect(grant, down_.page(grant), 0, kPageBytes);
+    for (uint32_t grant = 1; grant <= kGrants; ++grant)
+      downLink_->expect(grant, down_.page(grant), 0, kPageBytes);
     std::atomic<bool> stop{false};
     std::thread receiver([&] {
       Counter counter;
@@ -173,7 +173,9 @@ class Bench {
         const auto grant = static_cast<uint32_t>(shipped / perPage + 1);
         if (grant > kGrants) die("the run is longer than its grants");
         const auto offset = static_cast<uint32_t>(shipped % perPage) * bytes;
-        if (!upLink_->ship({up_.page(grant) + offset, bytes}, grant, downLink_->remotePage(down_.page(grant)), offset)) break;
+        if (!upLink_->ship({up_.page(grant) + offset, bytes}, grant, downLink_->remotePage(down_.page(grant)),
+                           offset))
+          break;
         ++shipped;
       }
       upLink_->flush();
@@ -234,7 +236,8 @@ int main(int argc, char** argv) {
     std::function<double()> limit;
   };
   const Case cases[] = {
-      {"throughput 64 KiB, events", "MB/s", 0.9, [&] { return bench.run(65536, 64, true).megabytesPerSecond; },
+      {"throughput 64 KiB, events", "MB/s", 0.9,
+       [&] { return bench.run(65536, 64, true).megabytesPerSecond; },
        [&] { return perftest("ib_write_bw -s 65536 -n 1500", 3) * 1.048576; }},
       {"round trip 64 B, polling", "us", 1.5, [&] { return bench.run(64, 1, false).roundTripUs; },
        [&] { return perftest("ib_write_lat -s 64 -n 2000", 4) * 2; }},

@@ -1,5 +1,5 @@
-// What the verbs side can be held to without a device: what it says about this host, its choices, its parsers, its
-// flow control. The rest is in verbs_link.cc and verbs_fault.cc, which run in the Soft-RoCE lab.
+// What the verbs side can be held to without a device: what it says about this host, its choices, its
+// parsers, its flow control. The rest is in verbs_link.cc and verbs_fault.cc, which run in the Soft-RoCE lab.
 #include <doctest/doctest.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -47,16 +47,20 @@ VerbsCapabilities twoDevices() {
   found.state = VerbsState::kReady;
   const std::string v2 = "RoCE v2";
   VerbsPort first{1, "ACTIVE", "Ethernet", "25 Gb/sec (1X EDR)", 1024, 4096, {}};
-  first.gids = {gidAt(0, "fe80::1", "IB/RoCE v1", "eth0"), gidAt(1, "fe80::1", v2, "eth0"),
-                gidAt(2, "2001:db8::1", v2, "eth0"), gidAt(3, "10.0.0.1", v2, "eth0"),
-                gidAt(4, "10.0.0.9", v2, ""), gidAt(5, "10.0.1.1", v2, "eth0.5")};
+  first.gids = {gidAt(0, "fe80::1", "IB/RoCE v1", "eth0"),
+                gidAt(1, "fe80::1", v2, "eth0"),
+                gidAt(2, "2001:db8::1", v2, "eth0"),
+                gidAt(3, "10.0.0.1", v2, "eth0"),
+                gidAt(4, "10.0.0.9", v2, ""),
+                gidAt(5, "10.0.1.1", v2, "eth0.5")};
   VerbsPort second = first;
   second.gids = {gidAt(0, "10.0.2.1", v2, "eth1")};
   second.activeMtuBytes = 4096;
   VerbsPort third = second;
   third.port = 2;
   third.state = "DOWN";
-  found.devices = {{"mlx5_0", "", {first}}, {"mlx5_1", "", {second, third}}, {"mlx5_2", "cannot open it: no", {}}};
+  found.devices = {
+      {"mlx5_0", "", {first}}, {"mlx5_1", "", {second, third}}, {"mlx5_2", "cannot open it: no", {}}};
   return found;
 }
 
@@ -213,7 +217,8 @@ TEST_CASE("verbs: an endpoint survives the wire and a damaged one does not") {
   CHECK(parsed.value().receiveDepth == endpoint.receiveDepth);
   CHECK(parsed.value().lid == endpoint.lid);
 
-  for (size_t length = 0; length < body.size(); ++length) CHECK_FALSE(parseEndpoint(Bytes(body).first(length)).ok());
+  for (size_t length = 0; length < body.size(); ++length)
+    CHECK_FALSE(parseEndpoint(Bytes(body).first(length)).ok());
   const auto refused = [&](auto change) {
     Endpoint bad = endpoint;
     change(bad);
@@ -307,8 +312,12 @@ TEST_CASE("verbs: credits neither run dry nor overrun the receiver, whatever the
     const uint64_t takeA = random() % 100 + 1;
     const uint64_t takeB = random() % 100 + 1;
     for (int step = 0; step < 3000; ++step) {
-      if (random() % 100 < sendA) while (random() % 8 != 0 && a.send(b, false)) {}
-      if (random() % 100 < sendB) while (random() % 8 != 0 && b.send(a, false)) {}
+      if (random() % 100 < sendA)
+        while (random() % 8 != 0 && a.send(b, false)) {
+        }
+      if (random() % 100 < sendB)
+        while (random() % 8 != 0 && b.send(a, false)) {
+        }
       if (random() % 100 < takeA) a.take(b, random() % 33);
       if (random() % 100 < takeB) b.take(a, random() % 33);
       REQUIRE(a.wire.size() <= left);

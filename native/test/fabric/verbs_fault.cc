@@ -43,7 +43,8 @@ TEST_CASE("verbs lab: a cut wire brings the link down within the retries") {
   REQUIRE(pair.up->send(bytesOfText("into the void")));
   pair.up->flush();
   const uint64_t begin = monotonicNs();
-  REQUIRE(pollUntil(*pair.up, [&] { return pair.atUp.downs > 0; }, 10'000));
+  REQUIRE(pollUntil(
+      *pair.up, [&] { return pair.atUp.downs > 0; }, 10'000));
   MESSAGE("down after ", (pair.atUp.downNs - begin) / kMs, " ms: ", pair.atUp.down.message);
   CHECK(pair.atUp.down.is("WALSHIP_ERR_LINK_BROKEN"));
   CHECK(pair.atUp.down.message.find("transport retry counter exceeded") != std::string::npos);
@@ -51,11 +52,13 @@ TEST_CASE("verbs lab: a cut wire brings the link down within the retries") {
   CHECK(pair.atUp.downNs - begin < 5000 * kMs);
   pair.up.reset();
   // The control connection runs over loopback here, so the other end hears of it.
-  REQUIRE(pollUntil(*pair.downstream, [&] { return pair.atDown.downs > 0; }, 1000));
+  REQUIRE(pollUntil(
+      *pair.downstream, [&] { return pair.atDown.downs > 0; }, 1000));
   CHECK(pair.atDown.down.is("WALSHIP_ERR_LINK_CLOSED"));
 }
 
-// Mild disorder: with every fourth packet out of order a reliable connection ends by RETRY_EXC like one that is cut.
+// Mild disorder: with every fourth packet out of order a reliable connection ends by RETRY_EXC like one that
+// is cut.
 TEST_CASE("verbs lab: a short cut, loss and disorder are healed by the device") {
   if (absent()) return;
   const Wire wire;
@@ -73,8 +76,9 @@ TEST_CASE("verbs lab: a short cut, loss and disorder are healed by the device") 
       REQUIRE(pair.up->ship({pair.a->arena.at((grant - 1) * pageBytes + offset), 64u << 10}, grant,
                             pair.downstream->remotePage(page), offset));
     }
-    REQUIRE_MESSAGE(pair.pump([&] { return pair.atDown.events.size() == before + 16 || pair.atUp.downs > 0; }, 60'000),
-                    pair.atDown.events.size());
+    REQUIRE_MESSAGE(
+        pair.pump([&] { return pair.atDown.events.size() == before + 16 || pair.atUp.downs > 0; }, 60'000),
+        pair.atDown.events.size());
     REQUIRE_MESSAGE(pair.atUp.downs == 0, pair.atUp.down.message);
     MESSAGE(fault, ": 1 MiB in ", (monotonicNs() - begin) / kMs, " ms");
   };
@@ -92,8 +96,10 @@ TEST_CASE("verbs lab: the own port going down is known at once") {
   Pair pair;
   const uint64_t begin = monotonicNs();
   command("walship-lab down 2");
-  REQUIRE(pollUntil(*pair.downstream, [&] { return pair.atDown.downs > 0; }, 2000));
-  MESSAGE("down ", (pair.atDown.downNs - begin) / kMs, " ms after the command began: ", pair.atDown.down.message);
+  REQUIRE(pollUntil(
+      *pair.downstream, [&] { return pair.atDown.downs > 0; }, 2000));
+  MESSAGE("down ", (pair.atDown.downNs - begin) / kMs,
+          " ms after the command began: ", pair.atDown.down.message);
   CHECK(pair.atDown.down.is("WALSHIP_ERR_LINK_BROKEN"));
 }
 
@@ -122,7 +128,8 @@ TEST_CASE("verbs lab: a killed peer is known at once") {
   link.value()->flush();
   const uint64_t begin = monotonicNs();
   ::kill(child, SIGKILL);
-  REQUIRE(pollUntil(*link.value(), [&] { return recorder.downs > 0; }, 5000));
+  REQUIRE(pollUntil(
+      *link.value(), [&] { return recorder.downs > 0; }, 5000));
   ::waitpid(child, nullptr, 0);
   MESSAGE("down ", (recorder.downNs - begin) / 1000, " µs after SIGKILL: ", recorder.down.message);
   CHECK(recorder.down.is("WALSHIP_ERR_LINK_CLOSED"));
@@ -135,10 +142,12 @@ TEST_CASE("verbs lab: what the peer had sent before it left still arrives") {
   for (int i = 0; i < 200; ++i) REQUIRE(pair.up->send(bytesOfText("last words")));
   pair.up->flush();
   // Complete means that the other device has them.
-  while (pair.up->poll() || pair.up->counters().doorbells == 0) {}
+  while (pair.up->poll() || pair.up->counters().doorbells == 0) {
+  }
   std::this_thread::sleep_for(std::chrono::milliseconds(200));
   pair.up.reset();
-  REQUIRE(pollUntil(*pair.downstream, [&] { return pair.atDown.downs > 0; }, 5000));
+  REQUIRE(pollUntil(
+      *pair.downstream, [&] { return pair.atDown.downs > 0; }, 5000));
   CHECK(pair.atDown.events.size() == 200);
   CHECK(pair.atDown.down.is("WALSHIP_ERR_LINK_CLOSED"));
 }
@@ -159,7 +168,8 @@ TEST_CASE("verbs lab: a fabric that carries nothing fails the set-up within its 
     CHECK(took < timeoutMs + 500);
     for (const Error& error : {first.error(), second.error()}) {
       CHECK_MESSAGE((error.is("WALSHIP_ERR_RDMA_UNAVAILABLE") || error.is("WALSHIP_ERR_TIMEOUT") ||
-                     error.is("WALSHIP_ERR_LINK_CLOSED")), error.code);
+                     error.is("WALSHIP_ERR_LINK_CLOSED")),
+                    error.code);
     }
   }
   command("walship-lab heal 2");
@@ -176,9 +186,8 @@ TEST_CASE("verbs lab: an end that cannot tells the other") {
   auto [left, right] = controlPair();
   const uint64_t begin = monotonicNs();
   Connected first = makeError("WALSHIP_ERR_INTERNAL", "");
-  std::thread other([&, fd = std::move(left)]() mutable {
-    first = connectVerbs(a.device, std::move(fd), inMs(10'000));
-  });
+  std::thread other(
+      [&, fd = std::move(left)]() mutable { first = connectVerbs(a.device, std::move(fd), inMs(10'000)); });
   const Connected second = connectVerbs(bare.value(), std::move(right), inMs(10'000));
   other.join();
   CHECK(monotonicNs() - begin < 2000 * kMs);
@@ -231,7 +240,8 @@ TEST_CASE("verbs lab: anything said on the control connection of a live link end
   auto [left, right] = controlPair();
   const Fd spy(::dup(left.get()));
   Connected first = makeError("WALSHIP_ERR_INTERNAL", "");
-  std::thread other([&, fd = std::move(left)]() mutable { first = connectVerbs(a.device, std::move(fd), inMs(10'000)); });
+  std::thread other(
+      [&, fd = std::move(left)]() mutable { first = connectVerbs(a.device, std::move(fd), inMs(10'000)); });
   const Connected second = connectVerbs(b.device, std::move(right), inMs(10'000));
   other.join();
   REQUIRE(first.ok());
@@ -239,6 +249,7 @@ TEST_CASE("verbs lab: anything said on the control connection of a live link end
   Recorder recorder;
   second.value()->setHandler(&recorder);
   REQUIRE(::send(spy.get(), "?", 1, 0) == 1);
-  REQUIRE(pollUntil(*second.value(), [&] { return recorder.downs > 0; }, 1000));
+  REQUIRE(pollUntil(
+      *second.value(), [&] { return recorder.downs > 0; }, 1000));
   CHECK(recorder.down.is("WALSHIP_ERR_LINK_PROTOCOL"));
 }

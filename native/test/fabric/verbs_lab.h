@@ -111,7 +111,8 @@ inline std::pair<Connected, Connected> connectBoth(Host& a, Host& b, uint64_t ti
   auto [left, right] = controlPair();
   const uint64_t deadline = inMs(timeoutMs);
   Connected first = makeError("WALSHIP_ERR_INTERNAL", "");
-  std::thread other([&, fd = std::move(left)]() mutable { first = connectVerbs(a.device, std::move(fd), deadline); });
+  std::thread other(
+      [&, fd = std::move(left)]() mutable { first = connectVerbs(a.device, std::move(fd), deadline); });
   Connected second = connectVerbs(b.device, std::move(right), deadline);
   other.join();
   return {std::move(first), std::move(second)};
@@ -134,7 +135,9 @@ class Recorder final : public LinkHandler {
   }
   void onMessage(Bytes message) override {
     CHECK(downs == 0);
-    events.push_back({Event::kMessage, 0, static_cast<uint32_t>(message.size()),
+    events.push_back({Event::kMessage,
+                      0,
+                      static_cast<uint32_t>(message.size()),
                       {reinterpret_cast<const char*>(message.data()), message.size()}});
     if (messageHook) messageHook(message);
   }
@@ -198,7 +201,9 @@ struct Pair {
   std::unique_ptr<Link> downstream;
 };
 
-inline Bytes bytesOfText(const std::string& text) { return std::as_bytes(std::span(text.data(), text.size())); }
+inline Bytes bytesOfText(const std::string& text) {
+  return std::as_bytes(std::span(text.data(), text.size()));
+}
 
 inline void fillRandom(MutableBytes bytes, uint64_t seed) {
   std::mt19937_64 random(seed);
