@@ -3,6 +3,7 @@
 
 #include <doctest/doctest.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 
 #include <cstdlib>
 #include <functional>
