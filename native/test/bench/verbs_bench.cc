@@ -63,8 +63,9 @@ std::vector<Node> nodes() {
 double perftest(const std::string& tool, size_t column) {
   const auto list = nodes();
   const auto line = [&](size_t node) { return tool + " -F -x 1 -d " + list[node].device; };
-  const std::string command = "(" + line(1) + " >/dev/null 2>&1 &) ; sleep 1; timeout 60 " + line(0) + " " +
-                              list[1].address + " 2>/dev/null";
+  const std::string command = std::string("(").append(line(1)) +
+                              " >/dev/null 2>&1 &) ; sleep 1; timeout 60 " + line(0) + " " + list[1].address +
+                              " 2>/dev/null";
   FILE* pipe = ::popen(command.c_str(), "r");
   if (pipe == nullptr) die("cannot run " + tool);
   double figure = 0;
