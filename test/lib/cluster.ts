@@ -51,8 +51,14 @@ export class Workers {
     return made;
   }
 
-  async close(): Promise<void> {
+  /** After a failure: what state they are in is not known. */
+  async renew(): Promise<void> {
     await Promise.all([...this.#processes.values()].map((each) => each.kill()));
+    this.#processes.clear();
+  }
+
+  async close(): Promise<void> {
+    await this.renew();
     this.network.close();
   }
 }
@@ -67,6 +73,7 @@ export class Cluster {
   readonly #defaults: Overrides;
   readonly #cleanUps: (() => void)[] = [];
   #writer = 0;
+  #disposed = false;
   #loading: { process: NodeProcess; from: number } | undefined;
   readonly #loaded = new Set<NodeProcess>();
 
@@ -200,6 +207,7 @@ export class Cluster {
     const started = performance.now();
     const deadline = started + seconds * 1000 * this.network.slow;
     while (!(await condition())) {
+      if (this.#disposed) throw new Error('the scenario is over');
       if (performance.now() > deadline) {
         throw new Error(`not within ${seconds * this.network.slow} s: ${what}\n${await this.describe()}`);
       }
@@ -253,7 +261,7 @@ export class Cluster {
       writer: ++this.#writer,
       bytesMin: 16,
       bytesMax: 8 * KiB,
-      bytesPerSecond: (8 * MiB) / slow,
+      bytesPerSecond: this.network.bytesPerSecond,
       pendingBytesMax: 1 * MiB,
       drainMs: 5000 * slow,
       ...settings,
@@ -348,6 +356,7 @@ export class Cluster {
 
   /** After a scenario, good or bad: no engine stays open, no fault in force, no file behind. */
   async dispose(): Promise<void> {
+    this.#disposed = true;
     for (const cleanUp of this.#cleanUps) cleanUp();
     for (const member of this.members.filter((each) => each?.open)) {
       if (!member.process.over) member.process.thaw();

@@ -9,6 +9,8 @@ export interface Network {
   readonly label: string;
   /** How much slower than this machine's own processor: every patience of a test is multiplied by it. */
   readonly slow: number;
+  /** What a workload appends unless the scenario says otherwise. */
+  readonly bytesPerSecond: number;
   /** Cuts real wires. */
   readonly wires: boolean;
   /** Why netem is not to be had here; empty if it is. */
@@ -59,6 +61,7 @@ export function loopback(): Network {
     transport: 'tcp',
     label: 'TCP on loopback',
     slow: 1,
+    bytesPerSecond: 8 << 20,
     wires: false,
     netemProblem: 'loopback is shared with the rest of the machine',
     options: { transport: 'tcp', links: tcpLinks },
@@ -126,6 +129,7 @@ export function namespaces(nodes: number): Network {
     transport: 'tcp',
     label: 'TCP between namespaces',
     slow: 1,
+    bytesPerSecond: 8 << 20,
     wires: true,
     netemProblem: netemProblem && `this kernel has no sch_netem (${netemProblem}); the Soft-RoCE lab has`,
     options: { transport: 'tcp', links: tcpLinks },
@@ -184,6 +188,7 @@ export function lab(transport: 'tcp' | 'verbs'): Network {
     transport,
     label: transport === 'verbs' ? 'verbs over rxe' : 'TCP in the lab',
     slow: 4,
+    bytesPerSecond: 512 << 10,
     wires: true,
     netemProblem: '',
     // An emulated processor: what takes 1 ms elsewhere may take 50.
@@ -191,7 +196,7 @@ export function lab(transport: 'tcp' | 'verbs'): Network {
       transport,
       links: {
         heartbeatMs: 50,
-        timeoutMs: 3000,
+        timeoutMs: 2000,
         setupTimeoutMs: 8000,
         reconnectMsMin: 50,
         reconnectMsMax: 500,

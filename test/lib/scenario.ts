@@ -1,5 +1,5 @@
 // Scenarios: what must hold, whatever the nodes are connected by. Each runs over TCP and over verbs.
-import { afterAll, beforeAll, describe, test } from 'vitest';
+import { afterAll, beforeAll, describe, onTestFinished, test } from 'vitest';
 import { Cluster, type Overrides, Workers } from './cluster.js';
 import type { Network } from './network.js';
 import { assertBuilt } from './process.js';
@@ -46,17 +46,16 @@ export function specify(subject: string, scenarios: readonly Scenario[], network
       test(scenario.name, { timeout: (scenario.seconds ?? 40) * 1000 * network.slow }, async () => {
         const cluster = new Cluster(workers, scenario.options);
         const started = performance.now();
-        try {
-          await scenario.body(cluster);
-          console.log(
-            [
-              `${scenario.name}: ${((performance.now() - started) / 1000).toFixed(1)} s`,
-              ...cluster.notes,
-            ].join('\n    '),
-          );
-        } finally {
+        let passed = false;
+        // Also when the body did not come to its end in time.
+        onTestFinished(async () => {
           await cluster.dispose();
-        }
+          if (!passed) await workers.renew();
+        }, 60_000);
+        await scenario.body(cluster);
+        passed = true;
+        const seconds = ((performance.now() - started) / 1000).toFixed(1);
+        console.log([`${scenario.name}: ${seconds} s`, ...cluster.notes].join('\n    '));
       });
     }
   });

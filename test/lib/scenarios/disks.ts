@@ -75,6 +75,7 @@ export const disks: readonly Scenario[] = [
   },
   {
     name: 'a full disk that is closed and opened again keeps what was flushed',
+    hostOnly: true,
     needs: ['root'],
     options: { commitRule: { level: 'flushed', any: 1 } },
     async body(cluster) {
@@ -92,6 +93,7 @@ export const disks: readonly Scenario[] = [
   },
   {
     name: 'a read-only disk is refused at opening, with its name; once writable the node comes back',
+    hostOnly: true,
     needs: ['root'],
     async body(cluster) {
       const dir = smallDisk(cluster, 1, 32);
@@ -113,6 +115,7 @@ export const disks: readonly Scenario[] = [
   },
   {
     name: 'no space for the first segment: opening says so',
+    hostOnly: true,
     needs: ['root'],
     async body(cluster) {
       const dir = smallDisk(cluster, 0, 1);

@@ -96,6 +96,7 @@ export const processes: readonly Scenario[] = [
   },
   {
     name: 'SIGSTOP and SIGCONT of the primary without a fail-over: everybody comes back to it',
+    hostOnly: true,
     async body(cluster) {
       await cluster.start([0, 0, 1]);
       await cluster.load(0);
@@ -126,6 +127,7 @@ export const processes: readonly Scenario[] = [
   },
   {
     name: 'SIGKILL of a middle node: its subtree moves to another upstream',
+    hostOnly: true,
     async body(cluster) {
       await cluster.start([0, 0, 1, 0]);
       await cluster.load(0);
@@ -160,6 +162,7 @@ export const processes: readonly Scenario[] = [
   },
   {
     name: 'SIGKILL of every node at once: what was committed is there when they come back',
+    hostOnly: true,
     options: { commitRule: { level: 'flushed', any: 2 } },
     async body(cluster) {
       await cluster.start([0, 0, 1]);

@@ -21,6 +21,7 @@ const rule = (commitRule: CommitRule) => ({ commitRule });
 export const rules: readonly Scenario[] = [
   {
     name: 'async commits what the primary has flushed, with nobody there',
+    hostOnly: true,
     options: rule({ level: 'async' }),
     async body(cluster) {
       await cluster.open(0);
@@ -77,6 +78,7 @@ export const rules: readonly Scenario[] = [
   },
   {
     name: 'any k counts named nodes only, cascaded ones included',
+    hostOnly: true,
     options: rule({ level: 'flushed', any: 1, nodes: ['c', 'd'] }),
     async body(cluster) {
       await cluster.start([0, 0]);
@@ -90,6 +92,7 @@ export const rules: readonly Scenario[] = [
   },
   {
     name: 'first k waits for the first connected of the list, not for the fastest',
+    hostOnly: true,
     options: { ...rule({ level: 'received', first: 1, nodes: ['b', 'c'] }) },
     async body(cluster) {
       const patient = { links: { ...cluster.network.options.links, timeoutMs: 20_000 } };
@@ -107,6 +110,7 @@ export const rules: readonly Scenario[] = [
   },
   {
     name: 'applied counts what the database on the standby has, said by hand',
+    hostOnly: true,
     options: rule({ level: 'applied', any: 1 }),
     async body(cluster) {
       await cluster.open(0);
@@ -131,6 +135,7 @@ export const rules: readonly Scenario[] = [
   },
   {
     name: 'the rule can be changed while commits wait for it',
+    hostOnly: true,
     options: rule({ level: 'received', any: 3 }),
     async body(cluster) {
       await cluster.start([0, 0]);

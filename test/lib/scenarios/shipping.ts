@@ -55,6 +55,7 @@ export const shipping: readonly Scenario[] = [
   },
   {
     name: 'a fan-out of three ships to each',
+    hostOnly: true,
     async body(cluster) {
       await cluster.start([0, 0, 0, 0], { commitRule: { level: 'received', any: 3 } });
       await cluster.load(0);
@@ -92,6 +93,7 @@ export const shipping: readonly Scenario[] = [
   },
   {
     name: 'a late joiner below a late joiner',
+    hostOnly: true,
     async body(cluster) {
       await cluster.start([0, 0]);
       await cluster.load(0);
@@ -137,6 +139,7 @@ export const shipping: readonly Scenario[] = [
   },
   {
     name: 'a standby leaves and comes back ten times while the primary writes',
+    hostOnly: true,
     async body(cluster) {
       await cluster.start([0, 0, 0]);
       await cluster.load(0, { bytesPerSecond: (4 * MiB) / cluster.network.slow });
@@ -153,6 +156,7 @@ export const shipping: readonly Scenario[] = [
   },
   {
     name: 'a middle node leaves and comes back: its leaf waits and goes on',
+    hostOnly: true,
     async body(cluster) {
       await cluster.start([0, 0, 1, 0]);
       await cluster.load(0);
@@ -167,6 +171,7 @@ export const shipping: readonly Scenario[] = [
   },
   {
     name: 'a busy event loop stops nothing: the data plane goes on alone',
+    hostOnly: true,
     async body(cluster) {
       await cluster.start([0, 0, 1], { commitRule: { level: 'flushed', any: 2 } });
       await cluster.load(0);

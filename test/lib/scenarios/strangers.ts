@@ -70,6 +70,7 @@ export const strangers: readonly Scenario[] = [
   },
   {
     name: 'another node than the expected one answers: refused',
+    hostOnly: true,
     async body(cluster) {
       await cluster.start([0, 0]);
       await cluster.open(2);
@@ -82,6 +83,7 @@ export const strangers: readonly Scenario[] = [
   },
   {
     name: 'a node with the name of its upstream is refused; one with the name of another does not stop the cluster',
+    hostOnly: true,
     async body(cluster) {
       await cluster.start([0, 0, 0], { commitRule: { level: 'received', any: 1, nodes: ['c'] } });
       await cluster.load(0, { bytesPerSecond: (2 << 20) / cluster.network.slow });
@@ -113,6 +115,7 @@ export const strangers: readonly Scenario[] = [
   },
   {
     name: 'a cascade that loops is noticed, named and left by hand',
+    hostOnly: true,
     async body(cluster) {
       await cluster.start([0, 0, 1, 0]);
       await cluster.load(0);

@@ -4,16 +4,17 @@ import { type Cluster, pause } from '../cluster.js';
 import type { Scenario } from '../scenario.js';
 
 /** The nodes are a → b → c and a → d; which wire is cut, for how long. */
-function cut(name: string, index: number, cutMs: number): Scenario {
+function cut(name: string, index: number, cutMs: number, hostOnly = false): Scenario {
   return {
     name,
+    hostOnly,
     needs: ['wires'],
     seconds: 60,
     async body(cluster) {
       const { network } = cluster;
       await cluster.start([0, 0, 1]);
       cluster.onEnd(() => network.heal(index));
-      await cluster.load(0, { bytesPerSecond: (2 << 20) / network.slow });
+      await cluster.load(0, { bytesPerSecond: network.bytesPerSecond / 4 });
       await cluster.progress(50);
       network.cut(index);
       const cutAt = performance.now();
@@ -47,7 +48,7 @@ function disturbed(name: string, index: number, ...settings: string[]): Scenario
       const { network } = cluster;
       await cluster.start([0, 0, 1]);
       cluster.onEnd(() => network.clear(index));
-      await cluster.load(0, { bytesPerSecond: (2 << 20) / network.slow, pendingBytesMax: 256 << 10 });
+      await cluster.load(0, { bytesPerSecond: network.bytesPerSecond / 4, pendingBytesMax: 256 << 10 });
       await cluster.progress(50);
       network.netem(index, ...settings);
       const started = performance.now();
@@ -88,8 +89,8 @@ export const wires: readonly Scenario[] = [
   cut('the wire of a standby with a leaf is cut for 1 s', 1, 1000),
   cut('the wire of a standby with a leaf is cut for 10 s', 1, 10_000),
   cut("the primary's wire is cut for 1 s", 0, 1000),
-  cut("the primary's wire is cut for 10 s", 0, 10_000),
-  cut("the leaf's wire is cut for 1 s", 2, 1000),
+  cut("the primary's wire is cut for 10 s", 0, 10_000, true),
+  cut("the leaf's wire is cut for 1 s", 2, 1000, true),
   {
     name: 'commits go on while one of two standbys is behind a cut',
     needs: ['wires'],
