@@ -180,18 +180,20 @@ void UpstreamSession::onLanded(uint32_t grantId, uint32_t length) {
   if (ended_) return;
   heardNs_ = monotonicNs();
   Store& store = host_.store();
-  if (grantId != tailGrant_) {
+  LogPosition from = store.received();
+  MutableBytes page = store.tailPage().bytes();
+  const bool nextPage = grantId != tailGrant_;
+  if (nextPage) {
     if (ahead_.empty() || ahead_.front().id != grantId) {
       return end(makeError("WALSHIP_ERR_LINK_PROTOCOL", "bytes for another page than the next"));
     }
-    link_->forget(tailGrant_);
-    tailGrant_ = grantId;
-    Pin next = std::move(ahead_.front().pin);
-    ahead_.pop_front();
-    store.openPage(std::move(next));
+    page = ahead_.front().pin.bytes();
+    from.page += 1;
+    from.offset = 0;
   }
-  const LogPosition from = store.received();
-  auto checked = checkRange(store.tailPage().bytes(), store.geometry(), from, from.offset + length);
+  // The tail page is finished only when what comes after it has proved to be its continuation: a range lost at its end
+  // must leave it open.
+  auto checked = checkRange(page, store.geometry(), from, from.offset + length);
   if (!checked) {
     Error error = checked.error();
     error.message = "what '" + node_ + "' shipped at LSN " + std::to_string(from.lsn) + " is not the next frame: " + error.message;
@@ -201,15 +203,22 @@ void UpstreamSession::onLanded(uint32_t grantId, uint32_t length) {
     return end(makeError("WALSHIP_ERR_EPOCH", "a frame of epoch " + std::to_string(checked.value().epoch) +
                                                   " in a session of epoch " + std::to_string(epoch_)));
   }
-  if (checked.value().epoch > store.epoch() && !noteEpochs(from, checked.value())) return;
+  if (checked.value().epoch > store.epoch() && !noteEpochs(page, from, checked.value())) return;
+  if (nextPage) {
+    link_->forget(tailGrant_);
+    tailGrant_ = grantId;
+    Pin next = std::move(ahead_.front().pin);
+    ahead_.pop_front();
+    store.openPage(std::move(next));
+  }
   store.advance(checked.value());
   ackDue_ = true;
 }
 
-bool UpstreamSession::noteEpochs(const LogPosition& from, const LogPosition& to) {
+bool UpstreamSession::noteEpochs(Bytes page, const LogPosition& from, const LogPosition& to) {
   Store& store = host_.store();
   NodeRecord record = store.record();
-  forEachFrame(store.tailPage().bytes(), from.offset, to.offset, [&](const FrameHeader& header, Bytes) {
+  forEachFrame(page, from.offset, to.offset, [&](const FrameHeader& header, Bytes) {
     if (record.history.empty() || header.epoch > record.history.back().epoch) {
       record.history.push_back({header.epoch, header.lsn});
     }

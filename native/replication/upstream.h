@@ -47,7 +47,7 @@ class UpstreamSession final : public LinkHandler {
   void grantPages();
   void acknowledge(uint64_t nowNs);
   bool checkEpoch(uint64_t epoch);
-  bool noteEpochs(const LogPosition& from, const LogPosition& to);
+  bool noteEpochs(Bytes page, const LogPosition& from, const LogPosition& to);
   void say(Buffer message);
 
   SessionHost& host_;
