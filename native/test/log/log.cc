@@ -18,7 +18,7 @@ std::unique_ptr<Log> openLog(const LogSettings& settings, RecoveryReport* report
 // Frames of many sizes over five segments; gives back the boundaries.
 std::vector<LogPosition> fill(Writer& writer) {
   std::vector<LogPosition> boundaries;
-  for (uint64_t size : {1, 7, 8, 100, 65'000, 200'000, 1'000'000, 3, 900, 64'000, 5}) {
+  for (uint64_t size : {1u, 7u, 8u, 100u, 65'000u, 200'000u, 1'000'000u, 3u, 900u, 64'000u, 5u}) {
     REQUIRE(writer.append(size).ok());
     REQUIRE(writer.commit().ok());
     boundaries.push_back(writer.tail());
