@@ -71,7 +71,7 @@ export class Cluster {
   readonly base: string;
   readonly #workers: Workers;
   readonly #defaults: Overrides;
-  readonly #cleanUps: (() => void)[] = [];
+  readonly #cleanUps: (() => void | Promise<void>)[] = [];
   #writer = 0;
   #disposed = false;
   #loading: { process: NodeProcess; from: number } | undefined;
@@ -90,7 +90,7 @@ export class Cluster {
   }
 
   /** Runs at the end, whatever happens. */
-  onEnd(cleanUp: () => void): void {
+  onEnd(cleanUp: () => void | Promise<void>): void {
     this.#cleanUps.unshift(cleanUp);
   }
 
@@ -357,7 +357,7 @@ export class Cluster {
   /** After a scenario, good or bad: no engine stays open, no fault in force, no file behind. */
   async dispose(): Promise<void> {
     this.#disposed = true;
-    for (const cleanUp of this.#cleanUps) cleanUp();
+    for (const cleanUp of this.#cleanUps) await cleanUp();
     for (const member of this.members.filter((each) => each?.open)) {
       if (!member.process.over) member.process.thaw();
       const closed = await Promise.race([

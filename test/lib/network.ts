@@ -1,6 +1,7 @@
 // Where the nodes of a test cluster live, and what can be done to the wires between them. The scenarios know only this.
-import { execFileSync } from 'node:child_process';
+import { execFile, execFileSync } from 'node:child_process';
 import { existsSync, readdirSync } from 'node:fs';
+import { promisify } from 'node:util';
 import type { EngineOptions, Upstream } from '../../src/index.js';
 
 export interface Network {
@@ -24,16 +25,20 @@ export interface Network {
   source(index: number): Pick<Upstream, 'source'>;
   /** The command under which the node's process runs. */
   prefix(index: number): readonly string[];
-  cut(index: number): void;
-  heal(index: number): void;
-  netem(index: number, ...settings: string[]): void;
+  cut(index: number): Promise<void>;
+  heal(index: number): Promise<void>;
+  netem(index: number, ...settings: string[]): Promise<void>;
   /** Ends netem. */
-  clear(index: number): void;
+  clear(index: number): Promise<void>;
   close(): void;
 }
 
 const run = (command: string, ...args: string[]) =>
   execFileSync(command, args, { stdio: ['ignore', 'pipe', 'pipe'], encoding: 'utf8' });
+/** While a workload runs: the test goes on hearing what is acknowledged. */
+const runAside = async (command: string, ...args: string[]): Promise<void> => {
+  await promisify(execFile)(command, args);
+};
 const attempt = (command: string, ...args: string[]): string => {
   try {
     run(command, ...args);
@@ -54,7 +59,7 @@ const tcpLinks = {
 
 /** Every node on 127.0.0.1: no wire to cut, nothing asked of the machine. */
 export function loopback(): Network {
-  const none = () => {
+  const none = async () => {
     throw new Error('loopback has no wires');
   };
   return {
@@ -138,16 +143,21 @@ export function namespaces(nodes: number): Network {
     verbs: () => undefined,
     source: () => ({}),
     prefix: (index) => ['nsenter', `--net=/run/netns/${space(index)}`],
-    cut: (index) => void run('bridge', 'link', 'set', 'dev', port(index), 'state', '0'),
-    heal: (index) => void run('bridge', 'link', 'set', 'dev', port(index), 'state', '3'),
-    netem(index, ...settings) {
+    cut: (index) => runAside('bridge', 'link', 'set', 'dev', port(index), 'state', '0'),
+    heal: (index) => runAside('bridge', 'link', 'set', 'dev', port(index), 'state', '3'),
+    async netem(index, ...settings) {
       const netem = ['root', 'netem', 'limit', '100000', ...settings];
-      run('tc', 'qdisc', 'replace', 'dev', port(index), ...netem);
-      run('tc', '-n', space(index), 'qdisc', 'replace', 'dev', 'eth0', ...netem);
+      await runAside('tc', 'qdisc', 'replace', 'dev', port(index), ...netem);
+      await runAside('tc', '-n', space(index), 'qdisc', 'replace', 'dev', 'eth0', ...netem);
     },
-    clear(index) {
-      attempt('tc', 'qdisc', 'del', 'dev', port(index), 'root');
-      attempt('tc', '-n', space(index), 'qdisc', 'del', 'dev', 'eth0', 'root');
+    async clear(index) {
+      for (const where of [
+        ['dev', port(index)],
+        ['dev', 'eth0'],
+      ]) {
+        const inside = where[1] === 'eth0' ? ['-n', space(index)] : [];
+        await runAside('tc', ...inside, 'qdisc', 'del', ...where, 'root').catch(() => undefined);
+      }
     },
     close,
   };
@@ -183,7 +193,7 @@ export function lab(transport: 'tcp' | 'verbs'): Network {
   const wire = (index: number) => index % devices.length;
   const address = (index: number) => devices[wire(index)]?.[1] as string;
   const control = (verb: string, index: number, ...args: string[]) =>
-    void run('walship-lab', verb, String(wire(index) + 1), ...args);
+    runAside('walship-lab', verb, String(wire(index) + 1), ...args);
   return {
     transport,
     label: transport === 'verbs' ? 'verbs over rxe' : 'TCP in the lab',

@@ -155,7 +155,7 @@ async function fakeUpstream(cluster: Cluster, session: (connection: RawConnectio
     await connection.untilClosed(500);
     connection.end();
   });
-  cluster.onEnd(() => server.close());
+  cluster.onEnd(() => void server.close());
   const { port } = server.address() as { port: number };
   return { address: `${cluster.network.ownAddress}:${port}`, sessions: () => sessions };
 }
@@ -323,7 +323,7 @@ export const tampering: readonly Scenario[] = [
         offered.push(await connection.read(1, 300).catch(() => Buffer.alloc(0)));
         connection.end();
       });
-      cluster.onEnd(() => server.close());
+      cluster.onEnd(() => void server.close());
       const { port } = server.address() as { port: number };
       await cluster.member(0).process.follow({ address: `${cluster.network.ownAddress}:${port}` });
       await cluster.until('three calls', () => offered.length >= 3);

@@ -14,12 +14,12 @@ function cut(name: string, index: number, cutMs: number, hostOnly = false): Scen
       const { network } = cluster;
       await cluster.start([0, 0, 1]);
       cluster.onEnd(() => network.heal(index));
-      await cluster.load(0, { bytesPerSecond: network.bytesPerSecond / 4 });
+      await cluster.load(0, { bytesPerSecond: network.bytesPerSecond / 2 });
       await cluster.progress(50);
-      network.cut(index);
+      await network.cut(index);
       const cutAt = performance.now();
       await pause(cutMs);
-      network.heal(index);
+      await network.heal(index);
       const healedAt = performance.now();
       await cluster.progress(50, 20);
       const committing = performance.now() - healedAt;
@@ -48,13 +48,14 @@ function disturbed(name: string, index: number, ...settings: string[]): Scenario
       const { network } = cluster;
       await cluster.start([0, 0, 1]);
       cluster.onEnd(() => network.clear(index));
-      await cluster.load(0, { bytesPerSecond: network.bytesPerSecond / 4, pendingBytesMax: 256 << 10 });
+      await cluster.load(0, { bytesPerSecond: network.bytesPerSecond / 2, pendingBytesMax: 256 << 10 });
       await cluster.progress(50);
-      network.netem(index, ...settings);
+      await network.netem(index, ...settings);
+      await pause(100); // what was committed before has been told by then
       const started = performance.now();
       await cluster.progress(300, 30);
       const took = performance.now() - started;
-      network.clear(index);
+      await network.clear(index);
       await cluster.progress(50, 20);
       const downs = [0, 1].flatMap((node) => cluster.events(node, 'downstream-down').map(({ code }) => code));
       cluster.note(
@@ -71,7 +72,7 @@ async function commitsElsewhere(cluster: Cluster): Promise<void> {
   cluster.onEnd(() => network.heal(2));
   await cluster.load(0, { bytesPerSecond: (8 << 20) / network.slow });
   await cluster.progress(50);
-  network.cut(2);
+  await network.cut(2);
   const { received } = (await cluster.status(0)).positions;
   // More than the arena is written meanwhile: the cut one catches up from disk.
   await cluster.until(
@@ -79,7 +80,7 @@ async function commitsElsewhere(cluster: Cluster): Promise<void> {
     async () => (await cluster.status(0)).positions.committed > received + 6n * 1048576n,
     20,
   );
-  network.heal(2);
+  await network.heal(2);
   const took = await cluster.until('it is streaming again', () => cluster.isLinked(2, 0), 20);
   cluster.note(`streaming ${took.toFixed(0)} ms after the wire healed`);
   await cluster.verify();
