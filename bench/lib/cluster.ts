@@ -10,6 +10,8 @@ import type { CallName, Calls, Reply, Request } from './node.js';
 
 const patienceMs = inLab ? 120_000 : 30_000;
 const MiB = 1 << 20;
+/** As by default; the lab's guests have little memory. */
+const segmentBytes = (inLab ? 16 : 64) * MiB;
 
 type Answer<Name extends CallName> = Awaited<ReturnType<Calls[Name]>>;
 
@@ -120,8 +122,8 @@ export class Cluster {
       const source = (this.#hosts[index + 1] as Host).address;
       await this.node(index + 1).call('follow', { address: `${address}:${ports[parent]}`, source });
     }
-    await this.#until('every standby is connected', ({ nodes }) => nodes.length === options.parents.length);
-    await this.#settle();
+    await this.#until('every standby', 1, ({ nodes }) => nodes.length === options.parents.length);
+    await this.#prepare(count);
   }
 
   async close(): Promise<void> {
@@ -156,27 +158,30 @@ export class Cluster {
       commitRule: options.commitRule,
       completion: { mode: options.completion },
       // What is written in a second of full speed must fit the memory that the logs are in.
-      log: { retainBytes: 64 * MiB, ...(inLab && { segmentBytes: 16 * MiB }) },
+      log: { retainBytes: 64 * MiB, segmentBytes, spareSegments: 2 },
       links: { timeoutMs: options.linkTimeoutMs ?? 5000 },
     };
   }
 
-  /** Segments are preallocated in the background: that is over when the log has stopped growing. */
-  async #settle(): Promise<void> {
-    let before = -1;
-    let calmSince = Date.now();
-    await this.#until('the logs are preallocated', ({ log }) => {
-      if (log.bytesOnDisk !== before) calmSince = Date.now();
-      before = log.bytesOnDisk;
-      return Date.now() - calmSince > 200;
-    });
+  /**
+   * Begins the first segment and waits until every node has its spare ones: they are written whole in the background,
+   * and a segment that is begun before it is written whole syncs more slowly.
+   */
+  async #prepare(count: number): Promise<void> {
+    const spares = 2 * segmentBytes;
+    await this.#until('spare segments', count, ({ log }) => log.bytesOnDisk >= spares);
+    const one = { appendBytes: 512, inFlight: 1, appendsMax: 1, seconds: 60, warmupAppends: 0, spin: false };
+    await this.primary.call('drive', one);
+    await this.#until('another spare segment', count, ({ log }) => log.bytesOnDisk >= spares + segmentBytes);
   }
 
-  async #until(what: string, reached: (status: EngineStatus) => boolean): Promise<void> {
+  async #until(what: string, count: number, reached: (status: EngineStatus) => boolean): Promise<void> {
     const deadline = Date.now() + patienceMs;
-    while (!reached(await this.primary.call('status'))) {
-      if (Date.now() > deadline) throw new Error(`waited ${patienceMs} ms in vain: ${what}`);
-      await delay(20);
+    for (const node of this.#nodes.slice(0, count)) {
+      while (!reached(await node.call('status'))) {
+        if (Date.now() > deadline) throw new Error(`waited ${patienceMs} ms in vain: ${what}`);
+        await delay(20);
+      }
     }
   }
 }
