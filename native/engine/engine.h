@@ -68,7 +68,6 @@ class Engine {
   std::unique_ptr<Flusher> flusher_;
   std::unique_ptr<Connector> connector_;
   std::unique_ptr<Listener> listener_;
-  bool failed_ = false;
   bool closed_ = false;
 };
 

@@ -56,7 +56,7 @@ TEST_CASE("arena: victims are taken in the order offered, stale ones are passed 
   arena->slotPages(pages);
   std::vector<uint32_t> slots;
   std::vector<double> numbers;
-  for (const uint64_t wanted : {2, 9, 0}) {  // 9 is not there any more
+  for (const uint64_t wanted : {2ull, 9ull, 0ull}) {  // 9 is not there any more
     for (uint32_t slot = 0; slot < 4; ++slot) {
       if (pages[slot] == static_cast<int64_t>(wanted == 9 ? 3 : wanted)) {
         slots.push_back(slot);
