@@ -101,12 +101,7 @@ async function sockperf(
 }
 
 function perftest(tool: readonly string[], from: Host, to: Host, more: readonly string[]): Promise<string> {
-  const line = (host: Host) => [
-    ...tool,
-    '-F',
-    ...['-x', '1', '-d', host.device ?? '', '--bind_source_ip', host.address],
-    ...more,
-  ];
+  const line = (host: Host) => [...tool, '-F', '-x', '1', '-d', host.device ?? '', ...more];
   return runPair(
     line(to),
     [...line(from), to.address],

@@ -67,7 +67,7 @@ export async function runPair(
 }
 
 function failure(command: readonly string[], output: string): Error {
-  return new Error(`${command.join(' ')} did not do its work:\n${output.slice(-2000)}`);
+  return new Error(`${command.join(' ')} did not do its work:\n${output.slice(0, 2000)}`);
 }
 
 export async function freePort(address: string): Promise<number> {
