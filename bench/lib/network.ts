@@ -48,11 +48,11 @@ export async function roundTripLimit(
 }
 
 async function iperf(from: Host, to: Host, seconds: number): Promise<Throughput> {
-  const port = String(await freePort(to.address));
+  const port = await freePort(to.address);
   const output = await runPair(
-    ['iperf3', '-s', '-1', '-B', to.address, '-p', port, '--forceflush'],
-    ['iperf3', '-c', to.address, '-B', from.address, '-p', port, '-t', String(seconds), '-J'],
-    (text) => text.includes('Server listening'),
+    ['iperf3', '-s', '-1', '-B', to.address, '-p', String(port), '--forceflush'],
+    ['iperf3', '-c', to.address, '-B', from.address, '-p', String(port), '-t', String(seconds), '-J'],
+    port,
     timeoutMs,
   );
   const { end } = JSON.parse(output) as {
@@ -77,9 +77,9 @@ async function sockperf(
   seconds: number,
   polling: boolean,
 ): Promise<number> {
-  const port = String(await freePort(to.address));
+  const port = await freePort(to.address);
   const size = Math.min(bytes, 65_000); // the most that it takes
-  const common = ['--tcp', '-i', to.address, '-p', port, ...(polling ? ['--nonblocked'] : [])];
+  const common = ['--tcp', '-i', to.address, '-p', String(port), ...(polling ? ['--nonblocked'] : [])];
   const output = await runPair(
     ['sockperf', 'server', ...common],
     [
@@ -94,20 +94,32 @@ async function sockperf(
       String(seconds),
       '--full-rtt',
     ],
-    (text) => text.includes('to block on socket') || text.includes('listen'),
+    port,
     timeoutMs,
   );
   return field(output, /percentile 50\.000\s*=\s*([\d.]+)/);
 }
 
-function perftest(tool: readonly string[], from: Host, to: Host, more: readonly string[]): Promise<string> {
-  const line = (host: Host) => [...tool, '-F', '-x', '1', '-d', host.device ?? '', ...more];
-  return runPair(
-    line(to),
-    [...line(from), to.address],
-    (text) => text.includes('Waiting for client'),
-    timeoutMs,
-  );
+async function perftest(
+  tool: readonly string[],
+  from: Host,
+  to: Host,
+  more: readonly string[],
+): Promise<string> {
+  // The control connection of both ends has no address of its own: any of this machine's ports will do.
+  const port = await freePort('0.0.0.0');
+  const line = (host: Host) => [
+    ...tool,
+    '-F',
+    '-x',
+    '1',
+    '-d',
+    host.device ?? '',
+    '-p',
+    String(port),
+    ...more,
+  ];
+  return runPair(line(to), [...line(from), to.address], port, timeoutMs);
 }
 
 async function writeBandwidth(from: Host, to: Host, bytes: number, seconds: number): Promise<Throughput> {

@@ -1,4 +1,5 @@
 import { spawn } from 'node:child_process';
+import { readFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
 
@@ -42,17 +43,17 @@ export function start(command: readonly string[]): Running {
   };
 }
 
-/** Runs `server` beside `client` and returns what the client printed. */
+/** Runs `client` beside `server` once that listens on TCP port `port`, and returns what the client printed. */
 export async function runPair(
   server: readonly string[],
   client: readonly string[],
-  ready: (output: string) => boolean,
+  port: number,
   timeoutMs: number,
 ): Promise<string> {
   const serving = start(server);
   try {
     const deadline = Date.now() + timeoutMs;
-    while (!ready(serving.output())) {
+    while (!isListening(port)) {
       const over = await Promise.race([serving.ended.then(() => true), delay(20, false)]);
       if (over || Date.now() > deadline) throw failure(server, serving.output());
     }
@@ -68,6 +69,19 @@ export async function runPair(
 
 function failure(command: readonly string[], output: string): Error {
   return new Error(`${command.join(' ')} did not do its work:\n${output.slice(0, 2000)}`);
+}
+
+/** Asks the kernel, not the port: some servers take one connection only. */
+function isListening(port: number): boolean {
+  const suffix = `:${port.toString(16).toUpperCase().padStart(4, '0')}`;
+  return ['/proc/net/tcp', '/proc/net/tcp6'].some((file) =>
+    readFileSync(file, 'utf8')
+      .split('\n')
+      .some((line) => {
+        const [, local, , state] = line.trim().split(/\s+/);
+        return state === '0A' && local?.endsWith(suffix) === true;
+      }),
+  );
 }
 
 export async function freePort(address: string): Promise<number> {
