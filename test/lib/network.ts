@@ -206,7 +206,7 @@ export function lab(transport: 'tcp' | 'verbs'): Network {
       transport,
       links: {
         heartbeatMs: 50,
-        timeoutMs: 2000,
+        timeoutMs: 3000,
         setupTimeoutMs: 8000,
         reconnectMsMin: 50,
         reconnectMsMax: 500,
