@@ -6,7 +6,7 @@ import { assertBuilt } from './process.js';
 
 export interface Scenario {
   readonly name: string;
-  /** `wires`: cuts them; `netem`: disturbs them; `root`: mounts file systems; `tcp`: speaks TCP with the nodes itself. */
+  /** `wires`: cuts them; `netem`: disturbs them, in the lab; `root`: mounts file systems; `tcp`: speaks TCP with the nodes itself. */
   readonly needs?: readonly ('wires' | 'netem' | 'root' | 'tcp')[];
   /** Options of every engine. */
   readonly options?: Overrides;
@@ -21,9 +21,7 @@ export interface Scenario {
 function lack(scenario: Scenario, network: Network): string {
   for (const need of scenario.needs ?? []) {
     if (need === 'wires' && !network.wires) return 'needs wires to cut: network namespaces, which need root';
-    if (need === 'netem' && network.netemProblem !== '') return network.netemProblem;
     if (need === 'root' && process.getuid?.() !== 0) return 'mounting a file system needs root';
-    if (need === 'tcp' && network.transport !== 'tcp') return 'speaks TCP';
   }
   return '';
 }
@@ -37,6 +35,7 @@ export function specify(subject: string, scenarios: readonly Scenario[], network
     for (const scenario of scenarios) {
       if (scenario.hostOnly && network.slow > 1) continue;
       if (scenario.needs?.includes('tcp') && network.transport !== 'tcp') continue;
+      if (scenario.needs?.includes('netem') && !network.disturbs) continue;
       const why = lack(scenario, network);
       if (why !== '') {
         console.log(`skipped: ${scenario.name}: ${why}`);

@@ -1,6 +1,6 @@
 // The scenarios of test/lib over real rdma_rxe packets. One file and one set of processes for all: node starts slowly in
-// the lab. TCP meets netem here too: not every
-// kernel that runs the other tests has it.
+// the lab. TCP meets netem here too:
+// not every kernel that runs the other tests has it.
 import { lab } from '../lib/network.js';
 import { specify } from '../lib/scenario.js';
 import { disks } from '../lib/scenarios/disks.js';
