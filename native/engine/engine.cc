@@ -64,7 +64,8 @@ Result<std::unique_ptr<Engine>> Engine::open(EngineSettings settings, std::funct
         pumpRef.newEvent({"upstream-unreachable", "", error.code, error.message, 0});
       });
   pumpRef.start({std::move(notify), [&self](uint64_t page) { self.loader_->request(page); },
-                 [&self](bool soon) { self.connector_->reconnect(soon); }});
+                 [&self](bool soon) { self.connector_->reconnect(soon); },
+                 [&self](const std::string& node, uint64_t flushedLsn) { self.noteReader(node, flushedLsn); }});
   if (set.listen) {
     auto listener = Listener::start(
         *set.listen, setup,
@@ -112,20 +113,27 @@ Result<void> Engine::close() {
   return outcome;
 }
 
+void Engine::storageProblem(const Error& error) {
+  pump_->newEvent({"storage-problem", settings_.nodeId, error.code, error.message, 0});
+}
+
+bool Engine::noteReader(const std::string& node, uint64_t lsn) {
+  auto noted = readers_->set(node, lsn);
+  if (!noted) storageProblem(noted.error());
+  return noted.ok();
+}
+
 // On the flusher. A trim that fails is tried again a second later; nothing is lost meanwhile.
 void Engine::retain() {
-  const auto problem = [&](const Error& error) {
-    pump_->newEvent({"storage-problem", settings_.nodeId, error.code, error.message, 0});
-  };
   for (const auto& [node, lsn] : pump_->readers()) {
-    if (auto noted = readers_->set(node, lsn); !noted) return problem(noted.error());
+    if (!noteReader(node, lsn)) return;
   }
   const auto slowest = readers_->slowest();
   const uint64_t keepFrom =
       retentionLsn(store_->flushedLsn(), settings_.log, slowest ? slowest->lsn : kNoReader);
   if (keepFrom <= log_->firstLsn()) return;
-  if (auto stored = readers_->store(); !stored) return problem(stored.error());
-  if (auto trimmed = log_->trimBelow(keepFrom); !trimmed) problem(trimmed.error());
+  if (auto stored = readers_->store(); !stored) return storageProblem(stored.error());
+  if (auto trimmed = log_->trimBelow(keepFrom); !trimmed) storageProblem(trimmed.error());
 }
 
 Result<void> Engine::forgetReader(const std::string& node) { return readers_->remove(node); }

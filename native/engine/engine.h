@@ -52,6 +52,8 @@ class Engine {
  private:
   Engine(EngineSettings settings) : settings_(std::move(settings)) {}
   void retain();
+  bool noteReader(const std::string& node, uint64_t lsn);
+  void storageProblem(const Error& error);
 
   EngineSettings settings_;
   RecoveryReport recovery_;

@@ -288,16 +288,28 @@ void Pump::evaluateCommit() {
 }
 
 void Pump::reap() {
+  const size_t before = downstreams_.size();
   for (auto entry = downstreams_.begin(); entry != downstreams_.end();) {
     if (!entry->second->ended()) {
       ++entry;
       continue;
     }
-    event("downstream-down", entry->second->node(), *entry->second->ended());
-    unwatch(entry->second->link());
+    part(*entry->second);
     entry = downstreams_.erase(entry);
   }
+  // So that nobody takes an older position of theirs from it.
+  if (downstreams_.size() != before) renewSnapshot(monotonicNs());
   if (upstream_ && upstream_->ended()) dropUpstream(*upstream_->ended());
+}
+
+void Pump::part(const DownstreamSession& session) {
+  event("downstream-down", session.node(), *session.ended());
+  unwatch(session.link());
+  // What it said last: the log is kept for it from there on.
+  const auto found = tree_.nodes().find(session.nodeKey());
+  if (found != tree_.nodes().end() && found->second.via == &session) {
+    hooks_.parted(session.node(), found->second.positions.flushed);
+  }
 }
 
 // JavaScript is woken at once when it is quiet, and at most once per window under load.
@@ -432,8 +444,7 @@ void Pump::beforeCut(const LogPosition& from, const LogPosition& to) {
     session->end(makeError("WALSHIP_ERR_LINK_CLOSED", "the log here is being cut back to LSN " + std::to_string(to.lsn)));
   }
   for (auto entry = downstreams_.begin(); entry != downstreams_.end(); entry = downstreams_.erase(entry)) {
-    event("downstream-down", entry->second->node(), *entry->second->ended());
-    unwatch(entry->second->link());
+    part(*entry->second);
   }
   // What an asynchronous rule had committed here may be lost.
   committed_ = std::min(committed_, to.lsn);

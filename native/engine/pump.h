@@ -26,6 +26,7 @@ class Pump final : public SessionHost {
     std::function<void()> notify;                    // tells JavaScript that there is news; called from the pump
     std::function<void(uint64_t page)> requestLoad;  // the loader
     std::function<void(bool soon)> reconnect;        // the upstream link is gone
+    std::function<void(const std::string& node, uint64_t flushedLsn)> parted;  // a downstream that had reported is gone
   };
   // Error: WALSHIP_ERR_INTERNAL (no epoll).
   static Result<std::unique_ptr<Pump>> create(const EngineSettings& settings, Store& store, Counters& counters,
@@ -95,6 +96,7 @@ class Pump final : public SessionHost {
   bool positionsChanged();
   void evaluateCommit();
   void reap();
+  void part(const DownstreamSession& session);
   void tick(uint64_t nowNs);
   void watchStalls(uint64_t nowNs);
   void watchRule(uint64_t nowNs);

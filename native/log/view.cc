@@ -141,7 +141,18 @@ Result<uint64_t> LogView::tryPageOf(uint64_t lsn, uint64_t written) const {
   return low;
 }
 
+// The page that held `lsn` may be cut away and written anew before it is read: then all is looked for again.
 Result<LogPosition> LogView::positionAt(uint64_t lsn) const {
+  for (int tries = 0; tries < kAttemptsMax; ++tries) {
+    const uint64_t truncations = truncations_.load();
+    auto position = tryPositionAt(lsn, truncations);
+    if (position) return *position;
+  }
+  return makeError("WALSHIP_ERR_LOG_POSITION", "the log is being truncated again and again around LSN " + std::to_string(lsn));
+}
+
+std::optional<Result<LogPosition>> LogView::tryPositionAt(uint64_t lsn, uint64_t truncations) const {
+  const auto unchanged = [&] { return truncations == truncations_.load(); };
   auto page = pageOf(lsn);
   if (!page) return page.error();
   {
@@ -150,13 +161,16 @@ Result<LogPosition> LogView::positionAt(uint64_t lsn) const {
   }
   std::vector<std::byte> bytes(geometry_.pageBytes);
   auto end = readPage(page.value(), bytes);
-  if (!end) return end;
+  if (!unchanged()) return std::nullopt;
+  if (!end) return end.error();
   const LogPosition boundary = boundaryAt(bytes, end.value().offset, lsn);
   if (boundary.offset > kPageHeaderBytes) return boundary;
   if (page.value() == firstPage()) {
     return LogPosition{boundary.lsn, boundary.headerChecksum, 0, boundary.page, 0};
   }
-  return readPage(page.value() - 1, bytes);
+  auto before = readPage(page.value() - 1, bytes);
+  if (!unchanged()) return std::nullopt;
+  return before;
 }
 
 }  // namespace walship

@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <mutex>
+#include <optional>
 
 #include "log/segment.h"
 
@@ -49,6 +50,8 @@ class LogView {
   Result<T> settled(uint64_t page, Attempt&& attempt) const;
   Result<LogPosition> tryReadPage(uint64_t page, uint64_t written, MutableBytes into) const;
   Result<uint64_t> tryPageOf(uint64_t lsn, uint64_t written) const;
+  // none: the log was truncated meanwhile.
+  std::optional<Result<LogPosition>> tryPositionAt(uint64_t lsn, uint64_t truncations) const;
 
   SegmentTable table_;
   const Geometry geometry_;

@@ -24,6 +24,7 @@ class DownstreamSession final : public LinkHandler {
   void end(Error error);
 
   Link& link() { return *link_; }
+  const Link& link() const { return *link_; }
   const std::string& node() const { return node_; }
   uint64_t nodeKey() const { return nodeKey_; }
   const std::optional<Error>& ended() const { return ended_; }
