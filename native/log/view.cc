@@ -104,16 +104,18 @@ Result<LogPosition> LogView::tryReadPage(uint64_t page, uint64_t written, Mutabl
 }
 
 Result<uint64_t> LogView::pageOf(uint64_t lsn) const {
+  const auto gone = [&] {
+    return makeError("WALSHIP_ERR_LOG_TRIMMED", "LSN " + std::to_string(lsn) +
+                                                    " is no longer in the log: it begins at LSN " +
+                                                    std::to_string(firstLsn()));
+  };
   for (;;) {
     const uint64_t first = firstPage();
-    if (lsn < firstLsn()) {
-      return makeError("WALSHIP_ERR_LOG_TRIMMED", "LSN " + std::to_string(lsn) +
-                                                      " is no longer in the log: it begins at LSN " +
-                                                      std::to_string(firstLsn()));
-    }
+    if (lsn < firstLsn()) return gone();
     auto page = settled<uint64_t>(first, [&](uint64_t written) { return tryPageOf(lsn, written); });
-    // Trimmed under the search: what is left may well hold `lsn`.
+    // Trimmed under the search: what is left may well hold `lsn`, or the search ended at the new first page without.
     if (!page && page.error().is("WALSHIP_ERR_LOG_TRIMMED") && first < firstPage()) continue;
+    if (page && lsn < firstLsn()) return gone();
     return page;
   }
 }
