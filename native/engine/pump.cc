@@ -96,8 +96,21 @@ Result<uint64_t> Pump::call(std::function<Result<uint64_t>()> command) {
 }
 
 void Pump::setApplied(uint64_t lsn) {
-  applied_.store(lsn, std::memory_order_release);
+  {
+    const std::lock_guard lock(appliedMutex_);
+    applied_.store(lsn, std::memory_order_release);
+  }
   wake();
+}
+
+bool Pump::setApplied(uint64_t lsn, uint64_t cuts) {
+  {
+    const std::lock_guard lock(appliedMutex_);
+    if (cuts_.load(std::memory_order_relaxed) != cuts) return false;
+    applied_.store(lsn, std::memory_order_release);
+  }
+  wake();
+  return true;
 }
 
 uint64_t Pump::appliedLsn() const {
@@ -446,6 +459,11 @@ void Pump::beforeCut(const LogPosition& from, const LogPosition& to) {
   for (auto entry = downstreams_.begin(); entry != downstreams_.end(); entry = downstreams_.erase(entry)) {
     part(*entry->second);
   }
+  {
+    const std::lock_guard lock(appliedMutex_);
+    applied_.store(std::min(applied_.load(std::memory_order_relaxed), to.lsn), std::memory_order_release);
+    cuts_.fetch_add(1, std::memory_order_release);
+  }
   // What an asynchronous rule had committed here may be lost.
   committed_ = std::min(committed_, to.lsn);
   counters_[kCommittedLsn].store(committed_, std::memory_order_release);
@@ -455,6 +473,8 @@ void Pump::beforeCut(const LogPosition& from, const LogPosition& to) {
                   to.lsn};
   newEvent(std::move(cut));
 }
+
+void Pump::afterCut() { cuts_.fetch_add(1, std::memory_order_release); }
 
 // ---- roles ----
 

@@ -43,6 +43,11 @@ class Pump final : public SessionHost {
   // Runs `command` on the pump and waits for what it gives. Must not be called on the pump.
   Result<uint64_t> call(std::function<Result<uint64_t>()> command);
   void setApplied(uint64_t lsn);
+  // For whoever applies what it reads from the log: `cuts()` was `cuts` when it began to read. false, and nothing is
+  // said: the log was cut since, and what was applied may not be in it any more.
+  bool setApplied(uint64_t lsn, uint64_t cuts);
+  // How often the log was cut back: odd while it is being cut.
+  uint64_t cuts() const { return cuts_.load(std::memory_order_acquire); }
   void storageProblem(const Error* error);  // nullptr: over
   StatusSnapshot snapshot();
   std::vector<EngineEvent> drainEvents();
@@ -80,6 +85,7 @@ class Pump final : public SessionHost {
   void requestLoad(uint64_t page) override { hooks_.requestLoad(page); }
   void heardFromUpstream(const Heartbeat& heartbeat) override;
   void beforeCut(const LogPosition& from, const LogPosition& to) override;
+  void afterCut() override;
   void event(const char* type, const std::string& node, const Error& detail) override;
 
  private:
@@ -150,6 +156,8 @@ class Pump final : public SessionHost {
 
   std::atomic<bool> sleeping_{false};
   std::atomic<uint64_t> applied_{0};
+  std::mutex appliedMutex_;         // so that no position from before a cut is said after it
+  std::atomic<uint64_t> cuts_{0};
   std::atomic<bool> stopping_{false};
   std::mutex commandMutex_;
   std::deque<std::function<void()>> commands_;

@@ -34,6 +34,8 @@ class SessionHost {
   virtual void heardFromUpstream(const Heartbeat& heartbeat) = 0;
   // The log is about to be cut back: ends every downstream session (they hold its pages).
   virtual void beforeCut(const LogPosition& from, const LogPosition& to) = 0;
+  // It has been, or could not be.
+  virtual void afterCut() = 0;
   virtual void event(const char* type, const std::string& node, const Error& detail) = 0;
 
  protected:

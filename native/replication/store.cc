@@ -270,13 +270,28 @@ Result<bool> Store::flushBatch(bool syncNow) {
   const bool moved = at.lsn > flushed_.lsn;
   flushed_ = at;
   flushedFrame_ = lastFrame_;
-  flushedLsn_.store(at.lsn, std::memory_order_release);
+  flushedLsn_.store(at.lsn, std::memory_order_seq_cst);
+  if (flushedWaiters_.load(std::memory_order_seq_cst) > 0) {
+    const std::lock_guard lock(flushedMutex_);
+    flushedMoved_.notify_all();
+  }
   if (moved && syncNow) {
     if (auto marked = log_.mark(flushedFrame_); !marked) return marked.error();
   }
   const std::lock_guard lock(recentMutex_);
   while (recent_.size() > 1 && recent_[0].page < at.page) recent_.pop_front();
   return moved;
+}
+
+uint64_t Store::waitFlushed(uint64_t known, uint32_t timeoutMs) {
+  const auto moved = [&] { return flushedLsn_.load(std::memory_order_seq_cst) != known; };
+  if (!moved()) {
+    flushedWaiters_.fetch_add(1, std::memory_order_seq_cst);
+    std::unique_lock lock(flushedMutex_);
+    flushedMoved_.wait_for(lock, std::chrono::milliseconds(timeoutMs), moved);
+    flushedWaiters_.fetch_sub(1, std::memory_order_seq_cst);
+  }
+  return flushedLsn();
 }
 
 LogPosition Store::lastFlushedFrame() {

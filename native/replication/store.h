@@ -53,6 +53,8 @@ class Store {
   // ---- any thread ----
   uint64_t receivedLsn() const { return receivedLsn_.load(std::memory_order_acquire); }
   uint64_t flushedLsn() const { return flushedLsn_.load(std::memory_order_acquire); }
+  // Blocks until `flushed` is no longer `known`, at most `timeoutMs`. Gives `flushed` back.
+  uint64_t waitFlushed(uint64_t known, uint32_t timeoutMs);
   // The page, from memory or disk. Blocks. WALSHIP_ERR_ARENA_BUSY: no page can leave at the moment.
   Result<Pin> fetch(uint64_t page, Access access);
   // The page that holds the byte `lsn`, or, at the tail, the tail page.
@@ -82,6 +84,10 @@ class Store {
   Log& log_;
   const SyncSettings sync_;
   NodeRecord record_;
+
+  std::mutex flushedMutex_;
+  std::condition_variable flushedMoved_;
+  std::atomic<uint32_t> flushedWaiters_{0};
 
   LogPosition received_;  // written by the pump; copied for the flusher into target_
   Pin tail_;

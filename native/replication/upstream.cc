@@ -155,7 +155,9 @@ void UpstreamSession::cutTo(uint64_t lsn) {
   auto to = store.boundary(lsn);
   if (!to) return end(to.error());
   host_.beforeCut(from, to.value());
-  if (auto cut = store.cut(to.value()); !cut) return end(cut.error());
+  auto cut = store.cut(to.value());
+  host_.afterCut();
+  if (!cut) return end(cut.error());
   offer();
 }
 
