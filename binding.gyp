@@ -2,8 +2,12 @@
   "targets": [
     {
       "target_name": "walship",
+      # Where better-sqlite3 keeps the headers of its SQLite; empty without it: then what needs SQLite is left out.
+      "variables": {
+        "sqlite_dir%": "<!(node -p \"try { require('path').dirname(require.resolve('better-sqlite3/package.json')) + '/deps/sqlite3' } catch { '' }\")",
+      },
       # Configuring lists the sources anew, so a new file needs no entry here.
-      "sources": ["<!@(find native -name '*.cc' -not -path 'native/test/*' | LC_ALL=C sort)"],
+      "sources": ["<!@(find native -name '*.cc' -not -path 'native/test/*' -not -path 'native/*/sqlite*' | LC_ALL=C sort)"],
       "include_dirs": ["native"],
       "defines": [
         "WALSHIP_VERSION=\"<!(node -p \"require('./package.json').version\")\"",
@@ -30,6 +34,13 @@
         "Release": { "cflags_cc": ["-O3"] },
         "Debug": { "cflags_cc": ["-Og"] },
       },
+      "conditions": [
+        ["sqlite_dir!=''", {
+          "sources": ["<!@(find native -name '*.cc' -not -path 'native/test/*' -path 'native/*/sqlite*' | LC_ALL=C sort)"],
+          "defines": ["WALSHIP_WITH_SQLITE"],
+          "cflags_cc": ["-isystem", "<(sqlite_dir)"],
+        }],
+      ],
       # HMAC and SHA-256 come out of the node binary; libibverbs is opened at run time.
       "libraries": ["-ldl", "-lpthread"],
     }
