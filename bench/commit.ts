@@ -2,7 +2,7 @@ import { cpus } from 'node:os';
 import type { CommitRule } from '../src/index.js';
 import type { Bench, BenchOptions } from './lib/bench.js';
 import { Cluster } from './lib/cluster.js';
-import { diskFolder, memoryFolder, scratch } from './lib/hosts.js';
+import { diskFolder, inLab, memoryFolder, scratch } from './lib/hosts.js';
 import { roundTripLimit } from './lib/network.js';
 import { Report } from './lib/report.js';
 import { interleave, median, sizeName } from './lib/statistics.js';
@@ -47,9 +47,9 @@ export const commitBench: Bench = {
   async run(options: BenchOptions): Promise<BenchResult> {
     const report = new Report('commit', options);
     const cores = cpus().length;
-    if (cores < pollingCores) {
+    if (cores < pollingCores && !inLab) {
       report.note(
-        `${cores} cores: two polling nodes leave none for a flusher or the appending thread, which sleeps between commits`,
+        `${cores} cores: two polling nodes leave none for a flusher or the appending thread; not measured`,
       );
     }
     const folders = {
@@ -58,7 +58,7 @@ export const commitBench: Bench = {
     };
     await Cluster.with(2, async (cluster) => {
       for (const part of parts) {
-        if (part.way === 'polling' && part.folder === 'disk' && cores < pollingCores) continue;
+        if (part.way === 'polling' && cores < pollingCores && !inLab) continue;
         await cluster.open({
           transport: options.transport,
           dir: folders[part.folder],
@@ -132,10 +132,12 @@ async function measure(
   ]);
 
   for (const [level, found] of times) {
-    const sync = level === 'received' ? 0 : median(syncs);
+    // Under a rule that waits for the standby, both nodes sync, and on this one disk they do so at the same time.
+    const sync = level === 'received' ? 0 : median(level === 'async' ? syncs : syncsAtOnce);
+    const syncName = level === 'async' ? 'fdatasync' : 'fdatasync, two at once';
     const trip = level === 'async' ? 0 : median(network);
     const p99Us = median(found.map((one) => one.p99Us));
-    const names = [...(sync > 0 ? ['fdatasync'] : []), ...(trip > 0 ? [networkName] : [])];
+    const names = [...(sync > 0 ? [syncName] : []), ...(trip > 0 ? [networkName] : [])];
     report.add({
       id: [
         `commit/${options.transport}/${sizeName(bytes)}/${level}`,
@@ -145,12 +147,12 @@ async function measure(
       unit: 'µs p50',
       limit: { name: names.join(' + '), value: sync + trip },
       p99Us,
-      ...(sync > 0 && { fdatasyncUs: sync, fdatasyncBothAtOnceUs: median(syncsAtOnce) }),
+      ...(sync > 0 && { fdatasyncUs: median(syncs), fdatasyncTwoAtOnceUs: median(syncsAtOnce) }),
       ...(trip > 0 && { roundTripUs: trip }),
       remark: [
         `p99 ${p99Us.toFixed(0)}`,
         ...(sync > 0
-          ? [`fdatasync ${sync.toFixed(0)}, ${median(syncsAtOnce).toFixed(0)} when both nodes do`]
+          ? [`fdatasync alone ${median(syncs).toFixed(0)}, two at once ${median(syncsAtOnce).toFixed(0)}`]
           : []),
       ].join('; '),
     });

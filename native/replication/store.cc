@@ -275,12 +275,16 @@ Result<bool> Store::flushBatch(bool syncNow) {
     const std::lock_guard lock(flushedMutex_);
     flushedMoved_.notify_all();
   }
-  if (moved && syncNow) {
-    if (auto marked = log_.mark(flushedFrame_); !marked) return marked.error();
-  }
+  if (moved && syncNow) markDue_ = true;
   const std::lock_guard lock(recentMutex_);
   while (recent_.size() > 1 && recent_[0].page < at.page) recent_.pop_front();
   return moved;
+}
+
+Result<void> Store::mark() {
+  const std::lock_guard flushing(flushMutex_);
+  if (!std::exchange(markDue_, false)) return {};
+  return log_.mark(flushedFrame_);
 }
 
 uint64_t Store::waitFlushed(uint64_t known, uint32_t timeoutMs) {

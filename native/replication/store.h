@@ -67,6 +67,8 @@ class Store {
   void waitForWork(uint32_t timeoutMs);
   // Writes and syncs one batch. true: `flushedLsn` moved.
   Result<bool> flush();
+  // Notes in the log how far it is synced. Apart from flush(): nobody who waits for `flushed` waits for it.
+  Result<void> mark();
   // Behind the last frame that is flushed.
   LogPosition lastFlushedFrame();
   // Wakes the flusher for good; what is received by then is still flushed by flush().
@@ -116,6 +118,7 @@ class Store {
   LogPosition flushed_;     // synced
   LogPosition flushedFrame_;  // lastFrame_ at that sync
   uint64_t lastSyncNs_ = 0;
+  bool markDue_ = false;      // synced further than the log's mark says
 };
 
 }  // namespace walship

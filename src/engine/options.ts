@@ -4,6 +4,8 @@ import type { CacheOptions } from '../cache/settings.js';
 import { WalshipError } from './errors.js';
 import type { NativeCommitRule, NativeSettings, NativeTarget } from './native.js';
 
+/** Below, a polling thread takes the core that the flusher or the peer needs: every hop between threads gets slower. */
+const spinCoresMin = 4;
 const KiB = 1024;
 const MiB = 1024 * KiB;
 
@@ -227,7 +229,8 @@ export interface EngineOptions {
   };
   /**
    * How the data plane waits: `busy` polls for ever (a core of its own), `event` sleeps, `adaptive` (default) polls for
-   * `spinUs` (default 20; 0 on a single core) and then sleeps.
+   * `spinUs` (default 20; 0 with fewer than 4 cores, where a polling thread takes the core that its peers need) and then
+   * sleeps.
    */
   readonly completion?: { readonly mode: 'busy' | 'event' | 'adaptive'; readonly spinUs?: number };
   /** `flushed` (default): nothing is applied here, the position follows. `manual`: `engine.applied()` moves it. */
@@ -370,7 +373,7 @@ export function nativeSettings(options: EngineOptions): NativeSettings {
     stallMs: options.stallMs ?? 2000,
     ruleMs: options.ruleMs ?? 1000,
     completion: completion?.mode ?? 'adaptive',
-    spinUs: completion?.spinUs ?? (cpus().length > 1 ? 20 : 0),
+    spinUs: completion?.spinUs ?? (cpus().length >= spinCoresMin ? 20 : 0),
     wakeWindowUs: 100,
   };
 }

@@ -3,6 +3,8 @@
 #include <atomic>
 #include <mutex>
 
+#include "databases/sqlite/vfs.h"
+
 SQLITE_EXTENSION_INIT1
 
 namespace {
@@ -25,6 +27,7 @@ extern "C" int sqlite3_walship_init(sqlite3* /*database*/, char** message, const
   if (routines->libversion_number() < kVersionMin) return refuse("walship needs SQLite 3.32 or newer");
   if (routines->xthreadsafe() == 0) return refuse("walship needs a SQLite built with SQLITE_THREADSAFE=1 or 2");
   SQLITE_EXTENSION_INIT2(routines)
+  if (walship::registerVfs() != SQLITE_OK) return refuse("walship cannot register its VFS over the default one");
   loaded.store(true);
   return SQLITE_OK_LOAD_PERMANENTLY;
 }

@@ -236,7 +236,8 @@ Result<void> WalIndex::readPage(uint32_t page, const WalIndexHeader& header, Mut
   if (!frame) return frame.error();
   const auto bytes = static_cast<int>(into.size());
   int outcome = 0;
-  if (frame.value() != 0) {
+  // What is in the file already is read there, as SQLite's readers do: it may have been cut off since.
+  if (frame.value() > backfilled()) {
     const uint64_t offset = walFrameOffset(frame.value(), header.pageBytes()) + kWalFrameHeaderBytes;
     outcome = wal_->pMethods->xRead(wal_, into.data(), bytes, static_cast<sqlite3_int64>(offset));
   } else {
@@ -346,7 +347,15 @@ Result<void> WalIndex::addFrame(uint32_t frame, uint32_t page, const WalIndexHea
   return {};
 }
 
-Result<bool> WalIndex::restart(WalIndexHeader& header) {
+WalSalts WalIndex::nextSalts(const WalIndexHeader& header) {
+  WalSalts salts = header.salts;
+  const auto bytes = std::as_writable_bytes(std::span(salts));
+  storeBig32(bytes, 0, loadBig32(bytes, 0) + 1);
+  sqlite3_randomness(4, &salts[1]);
+  return salts;
+}
+
+Result<bool> WalIndex::restart(WalIndexHeader& header, const WalSalts& salts) {
   WALSHIP_ASSERT(writeLocked_);
   if (header.frames == 0 || backfilled() != header.frames) return false;
   // A look first at the slots that are not ours, so that the pin is let go only when it is likely to be of use.
@@ -362,9 +371,7 @@ Result<bool> WalIndex::restart(WalIndexHeader& header) {
   const int outcome = lock(walReadLock(1), kWalReaders - 1, kLockExclusive);
   if (outcome == SQLITE_OK) {
     header.frames = 0;
-    auto salts = std::as_writable_bytes(std::span(header.salts));
-    storeBig32(salts, 0, loadBig32(salts, 0) + 1);
-    sqlite3_randomness(4, &header.salts[1]);
+    header.salts = salts;
     publish(header);
     storeShared<uint32_t>(&info()->backfilled, 0);
     storeShared<uint32_t>(&info()->backfillAttempted, 0);

@@ -70,7 +70,9 @@ class WalIndex {
   Result<void> addFrame(uint32_t frame, uint32_t page, const WalIndexHeader& current);
   // With the write lock: begins a new WAL generation if all frames are in the database file and no reader uses them.
   // false: not so now. Holds the pin again afterwards if it was held. `header` is the new one on success.
-  Result<bool> restart(WalIndexHeader& header);
+  Result<bool> restart(WalIndexHeader& header) { return restart(header, nextSalts(header)); }
+  Result<bool> restart(WalIndexHeader& header, const WalSalts& salts);
+  static WalSalts nextSalts(const WalIndexHeader& header);
 
   // PASSIVE: copies what no reader still needs in its older form, waits for nobody.
   Result<WalCheckpoint> checkpoint();
