@@ -9,6 +9,9 @@ namespace {
 
 constexpr int kAttempts = 100;
 
+// SQLite's file handles take less than 128 KiB in one call.
+constexpr size_t kStepBytes = 64u << 10;
+
 constexpr int kLockExclusive = SQLITE_SHM_LOCK | SQLITE_SHM_EXCLUSIVE;
 constexpr int kUnlockExclusive = SQLITE_SHM_UNLOCK | SQLITE_SHM_EXCLUSIVE;
 constexpr int kLockShared = SQLITE_SHM_LOCK | SQLITE_SHM_SHARED;
@@ -181,10 +184,15 @@ Result<std::optional<WalFileHeader>> WalIndex::fileHeader() const {
 
 Result<void> WalIndex::readFrames(uint32_t first, uint32_t count, uint32_t pageBytes, MutableBytes into) const {
   const uint64_t bytes = uint64_t{count} * (pageBytes + kWalFrameHeaderBytes);
-  WALSHIP_ASSERT(first > 0 && into.size() >= bytes && bytes <= INT32_MAX);
-  const int outcome = wal_->pMethods->xRead(wal_, into.data(), static_cast<int>(bytes),
-                                            static_cast<sqlite3_int64>(walFrameOffset(first, pageBytes)));
-  if (outcome != SQLITE_OK) return error("cannot read frame " + std::to_string(first) + " of the WAL", outcome);
+  const uint64_t offset = walFrameOffset(first, pageBytes);
+  WALSHIP_ASSERT(first > 0 && into.size() >= bytes);
+  for (uint64_t done = 0; done < bytes;) {
+    const uint64_t step = std::min<uint64_t>(bytes - done, kStepBytes);
+    const int outcome = wal_->pMethods->xRead(wal_, into.data() + done, static_cast<int>(step),
+                                              static_cast<sqlite3_int64>(offset + done));
+    if (outcome != SQLITE_OK) return error("cannot read frame " + std::to_string(first) + " of the WAL", outcome);
+    done += step;
+  }
   return {};
 }
 
@@ -412,11 +420,15 @@ Result<void> WalIndex::syncWal() const {
 }
 
 Result<void> WalIndex::writeWal(Bytes bytes, uint64_t offset) {
-  WALSHIP_ASSERT(writeLocked_ && bytes.size() <= INT32_MAX);
-  const int outcome = wal_->pMethods->xWrite(wal_, bytes.data(), static_cast<int>(bytes.size()),
-                                             static_cast<sqlite3_int64>(offset));
-  if (outcome != SQLITE_OK) {
-    return error("cannot write the WAL file at offset " + std::to_string(offset), outcome);
+  WALSHIP_ASSERT(writeLocked_);
+  for (size_t done = 0; done < bytes.size();) {
+    const size_t step = std::min(bytes.size() - done, kStepBytes);
+    const int outcome = wal_->pMethods->xWrite(wal_, bytes.data() + done, static_cast<int>(step),
+                                               static_cast<sqlite3_int64>(offset + done));
+    if (outcome != SQLITE_OK) {
+      return error("cannot write the WAL file at offset " + std::to_string(offset + done), outcome);
+    }
+    done += step;
   }
   return {};
 }
