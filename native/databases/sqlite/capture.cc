@@ -1,0 +1,241 @@
+#include "databases/sqlite/capture.h"
+
+#include <algorithm>
+
+#include "base/clock.h"
+
+namespace walship {
+
+namespace {
+constexpr uint64_t kMs = 1'000'000;
+// After a commit the thread looks again at this interval instead of being woken: a wake costs the writer a system call.
+constexpr auto kNap = std::chrono::microseconds(250);
+constexpr uint64_t kAwakeNs = 10 * kMs;
+constexpr uint32_t kCommitSliceMs = 50;
+constexpr uint32_t kStopFlushMs = 5000;
+constexpr auto kRetryPause = std::chrono::milliseconds(20);
+}  // namespace
+
+Result<std::unique_ptr<Capture>> Capture::start(Engine& engine, const std::string& path, const CaptureSettings& settings,
+                                                EventSink events) {
+  auto hook = hookOf(path);
+  if (!hook) return hook.error();
+  std::unique_ptr<Capture> capture(new Capture(engine, path, settings, std::move(events)));
+  capture->hook_ = hook.take();
+  auto sidecar = Sidecar::open(path);
+  if (!sidecar) return sidecar.error();
+  capture->sidecar_ = sidecar.take();
+  if (auto resumed = capture->resume(); !resumed) return resumed.error();
+  capture->hook_->attach(capture.get(), settings.wait ? WalHook::Mode::wait : WalHook::Mode::notify);
+  capture->started_ = true;
+  Capture& self = *capture;
+  self.thread_ = std::thread([&self] { self.run(); });
+  self.checkpointThread_ = std::thread([&self] { self.checkpointer(); });
+  return capture;
+}
+
+Capture::~Capture() { static_cast<void>(stop()); }
+
+Result<void> Capture::stop(WalHook::Mode then) {
+  if (!std::exchange(started_, false)) return {};
+  hook_->detach(WalHook::Mode::refuse);
+  ending_.store(true, std::memory_order_release);
+  wake();
+  {
+    const std::lock_guard lock(sleepMutex_);
+    checkpointWanted_.notify_all();
+  }
+  thread_.join();
+  checkpointThread_.join();
+  auto captured = captureNow();
+  const bool flushed = captured && awaitFlushed(captured.value(), kStopFlushMs);
+  transcriber_.reset();
+  index_.reset();
+  connection_.reset();
+  checkpointIndex_.reset();
+  checkpointConnection_.reset();
+  hook_->setMode(then);
+  if (!captured) return captured.error();
+  // The state of the files after SQLite has closed them, and perhaps removed the WAL.
+  return sidecar_->update([&](SidecarState& state) {
+    state.role = SidecarRole::primary;
+    state.appliedLsn = captured.value();
+    state.closedCleanly = flushed;
+    state.place = {};
+    state.stamp = sidecar_->stampNow();
+    return true;
+  });
+}
+
+void Capture::event(const char* type, const Error& detail, uint64_t lsn) {
+  events_({type, engine_.settings().nodeId, detail.code, detail.message, lsn});
+}
+
+CaptureStatus Capture::status() {
+  CaptureStatus status;
+  {
+    const std::lock_guard lock(mutex_);
+    if (transcriber_) {
+      status.capturedLsn = transcriber_->lsn();
+      status.transactions = transcriber_->transactions();
+    }
+    status.snapshots = snapshots_;
+    status.problem = problem_;
+  }
+  const uint64_t blockedSince = blockedSinceNs_.load();
+  status.walBytes = walBytes_.load();
+  status.checkpoints = checkpoints_.load();
+  status.restarts = restarts_.load();
+  status.blockedMs = blockedSince == 0 ? 0 : elapsedNs(blockedSince, monotonicNs()) / kMs;
+  status.commitTimeouts = commitTimeouts_.load();
+  return status;
+}
+
+void Capture::setWait(bool wait) { hook_->setMode(wait ? WalHook::Mode::wait : WalHook::Mode::notify); }
+
+Result<uint64_t> Capture::captureNow() {
+  const std::lock_guard lock(mutex_);
+  auto header = index_->readHeader();
+  if (!header) return header.error();
+  if (auto captured = captureTo(header.value()); !captured) return captured.error();
+  return transcriber_->lsn();
+}
+
+// With mutex_.
+Result<void> Capture::captureTo(const WalIndexHeader& header) {
+  if (snapshotDue_) return snapshot();
+  const WalPlace& place = transcriber_->place();
+  walBytes_.store(walFrameOffset(header.frames + 1, header.pageBytes()), std::memory_order_relaxed);
+  if (header.frames == 0 || (header.frames <= place.frame && header.salts == place.salts)) return {};
+  auto appended = transcriber_->append(header.frames);
+  if (!appended && appended.error().is("WALSHIP_ERR_SQLITE_WAL_CHANGED")) {
+    event("sqlite-snapshot", appended.error(), transcriber_->lsn());
+    snapshotDue_ = true;
+    return snapshot();
+  }
+  return appended;
+}
+
+void Capture::failed(const Error& error) {
+  const std::lock_guard lock(mutex_);
+  if (!problem_ || !problem_->is(error.code)) event("sqlite-capture-failed", error, transcriber_->lsn());
+  problem_ = error;
+  // Commits that no log will hold are worse than none.
+  if (error.is("WALSHIP_ERR_NOT_PRIMARY")) hook_->setMode(WalHook::Mode::refuse);
+}
+
+// true: something was captured.
+bool Capture::round() {
+  Result<void> outcome;
+  bool busy = false;
+  {
+    const std::lock_guard lock(mutex_);
+    const uint64_t before = transcriber_->transactions();
+    const auto header = index_->tryHeader();
+    if (!header) {
+      // A commit is being written, or no wal-index is valid: then reading makes one.
+      if (auto read = index_->readHeader(); !read) outcome = read.error();
+    } else {
+      outcome = captureTo(*header);
+    }
+    busy = transcriber_->transactions() != before;
+    if (outcome.ok()) problem_.reset();
+  }
+  if (!outcome && !ending_.load(std::memory_order_acquire)) {
+    failed(outcome.error());
+    std::this_thread::sleep_for(kRetryPause);
+  }
+  if (walBytes_.load(std::memory_order_relaxed) > settings_.checkpointBytes) {
+    const std::lock_guard lock(sleepMutex_);
+    if (!std::exchange(checkpointDue_, true)) checkpointWanted_.notify_one();
+  }
+  return busy;
+}
+
+void Capture::run() {
+  uint64_t lastBusyNs = 0;
+  while (!ending_.load(std::memory_order_acquire)) {
+    const uint64_t nowNs = monotonicNs();
+    if (round()) lastBusyNs = nowNs;
+    if (elapsedNs(lastBusyNs, nowNs) < kAwakeNs) {
+      std::this_thread::sleep_for(kNap);
+    } else {
+      sleep();
+    }
+  }
+}
+
+void Capture::sleep() {
+  hook_->sleepy(true);
+  bool more = false;
+  {
+    // What was committed before the writers knew that somebody sleeps.
+    const std::lock_guard lock(mutex_);
+    const auto header = index_->tryHeader();
+    const WalPlace& place = transcriber_->place();
+    more = !header || (header->frames != 0 && (header->frames > place.frame || header->salts != place.salts));
+  }
+  if (!more) {
+    std::unique_lock lock(sleepMutex_);
+    woken_.wait_for(lock, std::chrono::milliseconds(settings_.pollMs),
+                    [&] { return wakeDue_ || ending_.load(std::memory_order_acquire); });
+    wakeDue_ = false;
+  }
+  hook_->sleepy(false);
+}
+
+void Capture::wake() {
+  const std::lock_guard lock(sleepMutex_);
+  wakeDue_ = true;
+  woken_.notify_one();
+}
+
+// ---- on the writer's thread, in wait mode ----
+
+bool Capture::mayCommit() { return engine_.counters()[kIsPrimary].load(std::memory_order_acquire) != 0; }
+
+void Capture::commitWritten(uint64_t offset) {
+  uint64_t lsn = 0;
+  Result<void> outcome;
+  {
+    const std::lock_guard lock(mutex_);
+    if (snapshotDue_) return;
+    auto file = index_->fileHeader();
+    if (!file || !file.value()) return;
+    const uint32_t frameBytes = file.value()->pageBytes + static_cast<uint32_t>(kWalFrameHeaderBytes);
+    const auto frame = static_cast<uint32_t>((offset - kWalHeaderBytes) / frameBytes + 1);
+    const WalPlace& place = transcriber_->place();
+    if (frame <= place.frame && file.value()->salts == place.salts) {
+      // Written over what the log holds already: SQLite gave that transaction up after it was captured.
+      snapshotDue_ = frame < place.frame;
+      return;
+    }
+    auto valid = transcriber_->valid(frame);
+    if (valid && !valid.value()) return;  // more writes follow, or the capture thread finds out what is wrong
+    outcome = valid ? transcriber_->append(frame) : Result<void>(valid.error());
+    lsn = transcriber_->lsn();
+  }
+  if (!outcome) return failed(outcome.error());
+  awaitCommit(lsn);
+}
+
+void Capture::awaitCommit(uint64_t lsn) {
+  const uint64_t startNs = monotonicNs();
+  while (hook_->mode() == WalHook::Mode::wait) {
+    uint32_t sliceMs = kCommitSliceMs;
+    if (settings_.commitTimeoutMs != 0) {
+      const uint64_t gone = elapsedNs(startNs, monotonicNs()) / kMs;
+      if (gone >= settings_.commitTimeoutMs) {
+        commitTimeouts_.fetch_add(1);
+        return event("sqlite-commit-timeout",
+                     makeError("WALSHIP_ERR_COMMIT_TIMEOUT",
+                               "the commit rule did not hold in time; the transaction stays, and may yet be committed"),
+                     lsn);
+      }
+      sliceMs = static_cast<uint32_t>(std::min<uint64_t>(sliceMs, settings_.commitTimeoutMs - gone));
+    }
+    if (engine_.pump().waitCommitted(lsn, sliceMs)) return;
+  }
+}
+
+}  // namespace walship
