@@ -136,7 +136,9 @@ TEST_CASE("sqlite applier: killed at any moment, the database is whole and goes 
   std::mt19937 random(11);
   int kills = 0;
   int64_t version = -1;
-  for (int round = 0; round < 1'000; ++round) {
+  for (int round = 0; round < 300; ++round) {
+    // With the sidecar, everything is applied again in one commit; without it, one by one from the snapshot on.
+    if (random() % 2 == 0) fs::remove(standbyPath + "-walship");
     int ready[2];
     REQUIRE(::pipe(ready) == 0);
     const pid_t child = ::fork();
@@ -159,7 +161,7 @@ TEST_CASE("sqlite applier: killed at any moment, the database is whole and goes 
     char byte = 0;
     CHECK(::read(ready[0], &byte, 1) == 1);
     ::close(ready[0]);
-    std::this_thread::sleep_for(std::chrono::microseconds(random() % 3'000));
+    std::this_thread::sleep_for(std::chrono::microseconds(random() % (random() % 8 == 0 ? 40'000 : 3'000)));
     ::kill(child, SIGKILL);
     int status = 0;
     REQUIRE(::waitpid(child, &status, 0) == child);
@@ -173,9 +175,9 @@ TEST_CASE("sqlite applier: killed at any moment, the database is whole and goes 
     CHECK(ask(connection.get(), "PRAGMA integrity_check") == "ok");
     if (ask(connection.get(), "SELECT count(*) FROM sqlite_master WHERE name='blobs'") != "1") continue;
     CHECK(ask(connection.get(), kSumOfBalances) == "0");
-    version = std::strtoll(ask(connection.get(), kVersion).c_str(), nullptr, 10);
+    version = std::max<int64_t>(version, std::strtoll(ask(connection.get(), kVersion).c_str(), nullptr, 10));
   }
-  MESSAGE("kills: ", kills, ", at version ", version);
+  MESSAGE("kills: ", kills, ", at most at version ", version);
   {
     auto engine = openEngine(directory, "a");
     auto applier = openApplier(*engine, standbyPath);
