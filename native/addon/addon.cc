@@ -4,6 +4,9 @@
 #include "addon/convert.h"
 #include "addon/engine.h"
 #include "addon/log.h"
+#ifdef WALSHIP_WITH_SQLITE
+#include "addon/sqlite.h"
+#endif
 
 namespace {
 
@@ -20,6 +23,9 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("inspectLog", Napi::Function::New(env, walship::addon::inspectLog));
   exports.Set("verifyLog", Napi::Function::New(env, walship::addon::verifyLog));
   exports.Set("exportLog", Napi::Function::New(env, walship::addon::exportLog));
+#ifdef WALSHIP_WITH_SQLITE
+  exports.Set("openReplica", Napi::Function::New(env, walship::addon::openReplica));
+#endif
   return exports;
 }
 

@@ -57,6 +57,7 @@ void Core::notify() {
 Result<void> Core::shutDown() {
   const std::unique_lock lock(closing_);
   if (!engine_ || std::exchange(shut_, true)) return {};
+  for (const auto& action : beforeClose_) action();
   auto outcome = engine_->close();
   callback_.Release();
   return outcome;

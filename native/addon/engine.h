@@ -15,6 +15,12 @@ struct Core : std::enable_shared_from_this<Core> {
   void notify();
   Result<void> shutDown();  // idempotent; waits for the tasks that still use the engine
 
+  // Called by a guarded task: what uses the engine ends before it does.
+  void beforeClose(std::function<void()> action) {
+    const std::lock_guard lock(actionsMutex_);
+    beforeClose_.push_back(std::move(action));
+  }
+
   // A task that runs on a pool thread, with the engine kept open meanwhile.
   template <class T>
   std::function<Result<T>()> guarded(std::function<Result<T>(Engine&)> work) {
@@ -31,6 +37,8 @@ struct Core : std::enable_shared_from_this<Core> {
   std::atomic<bool> down_{false};  // set on the JavaScript thread before anything is closed: no call is let in any more
   std::shared_mutex closing_;
   bool shut_ = false;  // guarded by closing_
+  std::mutex actionsMutex_;
+  std::vector<std::function<void()>> beforeClose_;
 };
 
 Napi::Value openEngine(const Napi::CallbackInfo& info);
@@ -40,6 +48,7 @@ class NativeEngine final : public Napi::ObjectWrap<NativeEngine> {
   static Napi::Function define(Napi::Env env);
   explicit NativeEngine(const Napi::CallbackInfo& info);
   ~NativeEngine() override;
+  const std::shared_ptr<Core>& core() const { return core_; }
 
  private:
   bool usable(Napi::Env env);

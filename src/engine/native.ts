@@ -330,6 +330,68 @@ export interface LogVerification extends LogGeometry {
   readonly stopped: boolean;
 }
 
+export interface NativeReplicaSettings {
+  /** The database file. */
+  readonly path: string;
+  readonly checkpointMs: number;
+  /** A WAL larger than this is checkpointed at once and begun anew. */
+  readonly checkpointBytes: number;
+  /** How soon commits of other processes are seen. */
+  readonly pollMs: number;
+  readonly commitMode: 'async' | 'wait';
+  /** How long a commit waits for the rule in mode `wait`; 0: without end. */
+  readonly commitTimeoutMs: number;
+}
+
+/** What a replica of a SQLite database tells of itself. */
+export type NativeReplicaStatus = { readonly problem?: Error } & (
+  | { readonly role: 'none' }
+  | {
+      readonly role: 'primary';
+      readonly capturedLsn: bigint;
+      readonly transactions: number;
+      /** Times the whole database was put into the log. */
+      readonly snapshots: number;
+      readonly walBytes: number;
+      readonly checkpoints: number;
+      readonly walRestarts: number;
+      /** For so long readers have kept a large WAL from being begun anew. */
+      readonly blockedMs: number;
+      readonly commitTimeouts: number;
+    }
+  | {
+      readonly role: 'standby';
+      readonly appliedLsn: bigint;
+      /** The primary's wall clock at the commit of the last transaction applied. */
+      readonly appliedUs: number;
+      readonly transactions: number;
+      /** They were applied in so many commits. */
+      readonly commits: number;
+      readonly pages: number;
+      readonly walBytes: number;
+      readonly checkpoints: number;
+      readonly checkpointedMsAgo: number;
+      readonly blockedMs: number;
+      readonly snapshotNeeded: boolean;
+    }
+);
+
+/** The addon's replica of a SQLite database (native/addon/sqlite.cc). The engine stops it before it closes. */
+export interface NativeReplica {
+  /** The engine must be primary. The LSN at which log and database are the same. */
+  startPrimary(): Promise<bigint>;
+  /** Applies the log; this process's writes to the database are refused from then on. */
+  startStandby(): Promise<void>;
+  /** Connections to the database should be closed before, or the next start may not know the file again. */
+  stop(): Promise<void>;
+  /** The LSN behind everything committed by now. */
+  capture(): Promise<bigint>;
+  setCommitMode(mode: 'async' | 'wait'): void;
+  /** Waits until a standby whose log was cut at `lsn` has taken its database back there. */
+  undo(lsn: bigint, timeoutMs: number): Promise<void>;
+  status(): NativeReplicaStatus;
+}
+
 interface NativeModule {
   readonly version: string;
   openEngine(settings: NativeSettings, wake: () => void): Promise<NativeEngine>;
@@ -338,15 +400,25 @@ interface NativeModule {
   /** `progress` is shared with the run: bytes done, bytes in all, and a cell that stops it when it is not 0. */
   verifyLog(path: string, progress: BigUint64Array): Promise<LogVerification>;
   exportLog(path: string, from: bigint, to: bigint, fd: number): Promise<bigint>;
+  /** Absent where the addon was built without better-sqlite3. SQLite must have loaded {@link addonPath} before. */
+  openReplica?(
+    engine: NativeEngine,
+    settings: NativeReplicaSettings,
+    onEvent: (event: NativeEvent) => void,
+  ): Promise<NativeReplica>;
 }
 
 const require = createRequire(import.meta.url);
 const root = join(dirname(fileURLToPath(import.meta.url)), '..', '..');
 
-export const native: NativeModule = (require('bindings') as typeof import('bindings'))({
-  bindings: 'walship',
-  module_root: root,
-}) as NativeModule;
+const bindings = require('bindings') as typeof import('bindings');
+
+export const native: NativeModule = bindings({ bindings: 'walship', module_root: root }) as NativeModule;
+
+/** The addon's file, for `loadExtension(addonPath(), 'sqlite3_walship_init')`. */
+export function addonPath(): string {
+  return bindings({ bindings: 'walship', module_root: root, path: true }) as unknown as string;
+}
 
 /** An error of the addon as a {@link WalshipError}; anything else as it is. */
 export function fromNative(error: unknown): unknown {

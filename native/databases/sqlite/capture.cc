@@ -49,9 +49,12 @@ Result<void> Capture::stop(WalHook::Mode then) {
   checkpointThread_.join();
   auto captured = captureNow();
   const bool flushed = captured && awaitFlushed(captured.value(), kStopFlushMs);
-  transcriber_.reset();
-  index_.reset();
-  connection_.reset();
+  {
+    const std::lock_guard lock(mutex_);
+    transcriber_.reset();
+    index_.reset();
+    connection_.reset();
+  }
   checkpointIndex_.reset();
   checkpointConnection_.reset();
   hook_->setMode(then);
@@ -95,6 +98,7 @@ void Capture::setWait(bool wait) { hook_->setMode(wait ? WalHook::Mode::wait : W
 
 Result<uint64_t> Capture::captureNow() {
   const std::lock_guard lock(mutex_);
+  if (!index_) return makeError("WALSHIP_ERR_CLOSED", "the database is not captured any more");
   auto header = index_->readHeader();
   if (!header) return header.error();
   if (auto captured = captureTo(header.value()); !captured) return captured.error();

@@ -68,12 +68,13 @@ class Capture final : private WalHook::Listener {
   struct Reached {
     WalPlace place;
     uint32_t databasePages;
+    uint64_t lsn;
   };
   Result<std::optional<Reached>> lastReached();
   Result<void> applyLogFrom(uint64_t lsn);
   struct Anchor {
-    WalPlace place;
-    uint64_t lsn;
+    Reached reached;
+    bool changed;  // behind it the log holds more than places
   };
   Result<std::optional<Anchor>> newestAnchor(const WalIndexHeader& header);
   Result<bool> holds(const WalPlace& place, const WalIndexHeader& header);

@@ -40,11 +40,12 @@ Error invalid(const char* why) {
 
 }  // namespace
 
-void PageRecordWriter::begin(PageRecordType type, uint32_t pageBytes) {
+void PageRecordWriter::begin(PageRecordType type, uint32_t pageBytes, bool noChange) {
   WALSHIP_ASSERT(isSqlitePageBytes(pageBytes));
   type_ = type;
   pageBytes_ = pageBytes;
   part_ = 0;
+  noChange_ = noChange;
   pages_.clear();
   images_.clear();
 }
@@ -74,7 +75,8 @@ Bytes PageRecordWriter::finish(uint32_t databasePages, const WalPlace& place, ui
   stored.magic = kMagic;
   stored.version = kVersion;
   stored.type = static_cast<uint8_t>(type_);
-  stored.flags = static_cast<uint16_t>((part_ == 0 ? kPageRecordFirst : 0) | (databasePages != 0 ? kPageRecordLast : 0));
+  stored.flags = static_cast<uint16_t>((part_ == 0 ? kPageRecordFirst : 0) | (databasePages != 0 ? kPageRecordLast : 0) |
+                                       (noChange_ ? kPageRecordNoChange : 0));
   stored.pageBytes = pageBytes_;
   stored.databasePages = databasePages;
   stored.pageCount = pageCount();
@@ -102,7 +104,7 @@ Result<PageRecordHeader> parsePageRecordHeader(Bytes bytes) {
       stored.type != static_cast<uint8_t>(PageRecordType::snapshot)) {
     return invalid("another type");
   }
-  if ((stored.flags & ~(kPageRecordFirst | kPageRecordLast)) != 0) return invalid("unknown flags");
+  if ((stored.flags & ~(kPageRecordFirst | kPageRecordLast | kPageRecordNoChange)) != 0) return invalid("unknown flags");
   if (!isSqlitePageBytes(stored.pageBytes)) return invalid("the page size");
   if (((stored.flags & kPageRecordLast) != 0) != (stored.databasePages != 0)) return invalid("the database's size");
   if (((stored.flags & kPageRecordFirst) != 0) != (stored.part == 0)) return invalid("the part's number");

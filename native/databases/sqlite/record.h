@@ -27,6 +27,7 @@ constexpr uint32_t kPageRecordBytesAim = 1u << 20;
 enum class PageRecordType : uint8_t { transaction = 1, snapshot = 2 };
 constexpr uint16_t kPageRecordFirst = 1;
 constexpr uint16_t kPageRecordLast = 2;
+constexpr uint16_t kPageRecordNoChange = 4;  // the pages are as they were: only the place is news
 
 // A place in a WAL file: behind frame `frame` (0: behind the header) of the generation `salts`. `sum` is the cumulative
 // checksum there, so that equal places mean equal contents of the WAL up to there.
@@ -52,6 +53,7 @@ struct PageRecordHeader {
 
   bool first() const { return (flags & kPageRecordFirst) != 0; }
   bool last() const { return (flags & kPageRecordLast) != 0; }
+  bool noChange() const { return (flags & kPageRecordNoChange) != 0; }
 };
 
 constexpr uint64_t pageRecordBytes(uint32_t pageCount, uint32_t pageBytes) {
@@ -62,7 +64,7 @@ constexpr uint64_t pageRecordBytes(uint32_t pageCount, uint32_t pageBytes) {
 class PageRecordWriter {
  public:
   // Begins a transaction: its first record.
-  void begin(PageRecordType type, uint32_t pageBytes);
+  void begin(PageRecordType type, uint32_t pageBytes, bool noChange = false);
   // A later image of the same page within one record replaces the earlier one.
   void add(uint32_t page, Bytes image);
   uint32_t pageCount() const { return static_cast<uint32_t>(pages_.size()); }
@@ -75,6 +77,7 @@ class PageRecordWriter {
   PageRecordType type_ = PageRecordType::transaction;
   uint32_t pageBytes_ = 0;
   uint32_t part_ = 0;
+  bool noChange_ = false;
   std::vector<uint32_t> pages_;
   std::vector<std::byte> images_;
   std::vector<std::byte> record_;

@@ -97,7 +97,7 @@ Result<std::optional<Capture::Reached>> Capture::lastReached() {
     if (!record) return record.error();
     if (!record.value()) return reached;
     const PageRecordHeader& header = record.value()->view.header();
-    if (header.last()) reached = Reached{header.place, header.databasePages};
+    if (header.last()) reached = Reached{header.place, header.databasePages, record.value()->endLsn};
   }
 }
 
@@ -125,7 +125,11 @@ Result<std::optional<Capture::Anchor>> Capture::newestAnchor(const WalIndexHeade
     if (!found.last()) continue;
     auto held = holds(found.place, header);
     if (!held) return held.error();
-    if (held.value()) newest = Anchor{found.place, record.value()->endLsn};
+    if (held.value()) {
+      newest = Anchor{{found.place, found.databasePages, record.value()->endLsn}, false};
+    } else if (newest && !found.noChange()) {
+      newest->changed = true;
+    }
   }
 }
 
@@ -252,7 +256,7 @@ Result<void> Capture::resume() {
     transcriber_->start(last.value()->place, last.value()->databasePages, end);
     return captureTo(header.value());
   }
-  if (untouched && state.appliedLsn == end) {
+  if (untouched && state.appliedLsn >= last.value()->lsn) {
     const bool empty = header.value().frames == 0;
     const WalPlace now{header.value().salts, header.value().frames, header.value().frameSum};
     transcriber_->start(empty ? WalPlace{} : now, pages.value(), end);
@@ -260,8 +264,13 @@ Result<void> Capture::resume() {
   }
   auto known = newestAnchor(header.value());
   if (!known) return known.error();
-  if (known.value() && known.value()->place.frame == header.value().frames) {
-    if (auto applied = applyLogFrom(known.value()->lsn); !applied) return applied;
+  if (known.value() && !known.value()->changed) {
+    // A generation was planned and did not come.
+    transcriber_->start(known.value()->reached.place, known.value()->reached.databasePages, end);
+    return captureTo(header.value());
+  }
+  if (known.value() && known.value()->reached.place.frame == header.value().frames) {
+    if (auto applied = applyLogFrom(known.value()->reached.lsn); !applied) return applied;
     auto after = index_->readHeader();
     if (!after) return after.error();
     transcriber_->start({after.value().salts, after.value().frames, after.value().frameSum}, after.value().dbPages, end);

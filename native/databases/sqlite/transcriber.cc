@@ -137,7 +137,9 @@ Result<void> Transcriber::appendRecord(uint32_t databasePages, const WalPlace& p
   for (;;) {
     auto end = engine_.append(record);
     if (end) {
-      lsn_ = databasePages != 0 ? end.value() : lsn_;
+      if (databasePages == 0) return {};
+      lsn_ = end.value();
+      engine_.pump().setApplied(lsn_);  // it comes from the database
       return {};
     }
     if (!end.error().is("WALSHIP_ERR_BACKPRESSURE")) return end.error();
@@ -147,7 +149,7 @@ Result<void> Transcriber::appendRecord(uint32_t databasePages, const WalPlace& p
 }
 
 Result<void> Transcriber::appendAnchor(const WalPlace& place, uint32_t pageBytes, uint32_t databasePages, Bytes firstPage) {
-  writer_.begin(PageRecordType::transaction, pageBytes);
+  writer_.begin(PageRecordType::transaction, pageBytes, true);
   writer_.add(1, firstPage);
   return appendRecord(databasePages, place);
 }

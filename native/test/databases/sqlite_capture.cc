@@ -93,7 +93,7 @@ void checkSame(Engine& engine, const std::string& path) {
 }  // namespace
 
 TEST_CASE("the log makes the same database file, whatever wrote it, for every page size") {
-  loadWalship();
+  setUpSqlite();
   uint64_t restarts = 0;
   for (uint32_t pageBytes = 512; pageBytes <= 65536; pageBytes *= 2) {
     CAPTURE(pageBytes);
@@ -130,7 +130,7 @@ TEST_CASE("the log makes the same database file, whatever wrote it, for every pa
 }
 
 TEST_CASE("other processes' commits are captured") {
-  loadWalship();
+  setUpSqlite();
   Scratch scratch;
   Events events;
   const std::string path = scratch / "db";
@@ -152,7 +152,7 @@ TEST_CASE("other processes' commits are captured") {
 }
 
 TEST_CASE("a clean stop needs no snapshot at the next start; a change meanwhile is found") {
-  loadWalship();
+  setUpSqlite();
   Scratch scratch;
   Events events;
   const std::string path = scratch / "db";
@@ -176,7 +176,7 @@ TEST_CASE("a clean stop needs no snapshot at the next start; a change meanwhile 
 }
 
 TEST_CASE("in wait mode nothing is visible before the rule holds") {
-  loadWalship();
+  setUpSqlite();
   Scratch scratch;
   Events events;
   const std::string path = scratch / "db";
@@ -221,7 +221,7 @@ TEST_CASE("in wait mode nothing is visible before the rule holds") {
 }
 
 TEST_CASE("a primary killed at any moment goes on where it was, without a snapshot") {
-  loadWalship();
+  setUpSqlite();
   Scratch scratch;
   const std::string path = scratch / "db";
   std::mt19937 random(7);

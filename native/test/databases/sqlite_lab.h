@@ -11,11 +11,9 @@
 #include "base/checksum.h"
 #include "databases/sqlite/capture.h"
 #include "databases/sqlite/reader.h"
+#include "sqlite_setup.h"
 
 namespace walship::test {
-
-// SQLite loads walship as an extension, as better-sqlite3 would.
-void loadWalship();
 
 struct Scratch {
   std::filesystem::path path;
