@@ -271,7 +271,7 @@ bool Pump::positionsChanged() {
       histograms_.flushNs.record(nowNs - flushSamples_.front().ns);
       flushSamples_.pop_front();
     }
-    if (upstream_) upstream_->positionsMoved();
+    if (upstream_) upstream_->positionsMoved(treeChanged);
     if (primary_) evaluateCommit();
     notifyDue_ = true;
   }
@@ -356,8 +356,9 @@ void Pump::sleep(uint64_t nowNs) {
                     stopping_.load(std::memory_order_seq_cst);
   if (!news) {
     counters_[kPumpSleeps].fetch_add(1, std::memory_order_relaxed);
-    const uint64_t nextTickNs = lastTickNs_ + uint64_t{settings_.session.heartbeatMs} * kMs / 2;
-    takeEvents(nextTickNs > nowNs ? static_cast<int>((nextTickNs - nowNs) / kMs + 1) : 0);
+    uint64_t wakeNs = lastTickNs_ + uint64_t{settings_.session.heartbeatMs} * kMs / 2;
+    if (upstream_ && upstream_->streaming()) wakeNs = std::min(wakeNs, upstream_->ackDueNs());
+    takeEvents(wakeNs > nowNs ? static_cast<int>((wakeNs - nowNs) / kMs + 1) : 0);
   }
   sleeping_.store(false, std::memory_order_seq_cst);
 }
@@ -440,6 +441,7 @@ uint64_t Pump::epoch() const { return primary_ ? store_.epoch() : heardEpoch_; }
 
 void Pump::heardFromUpstream(const Heartbeat& heartbeat) {
   heardEpoch_ = std::max(heardEpoch_, heartbeat.epoch);
+  heardAwaited_ = heartbeat.awaited;
   upstreamTailLsn_ = heartbeat.tailLsn;
   upstreamHeardNs_ = monotonicNs();
   // Known as committed is only what is also here.

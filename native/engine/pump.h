@@ -82,6 +82,7 @@ class Pump final : public SessionHost {
   uint64_t committedLsn() const override { return committed_; }
   uint64_t protectedLsn() const override { return protected_; }
   uint64_t appliedLsn() const override;
+  CommitLevel awaitedLevel() const override { return primary_ ? rule_.level : heardAwaited_; }
   void requestLoad(uint64_t page) override { hooks_.requestLoad(page); }
   void heardFromUpstream(const Heartbeat& heartbeat) override;
   void beforeCut(const LogPosition& from, const LogPosition& to) override;
@@ -133,6 +134,7 @@ class Pump final : public SessionHost {
   bool primary_ = false;
   bool failed_ = false;
   uint64_t heardEpoch_ = 0;
+  CommitLevel heardAwaited_ = CommitLevel::async;
   uint64_t upstreamTailLsn_ = 0;
   uint64_t upstreamHeardNs_ = 0;
   uint64_t upstreamSinceNs_ = 0;

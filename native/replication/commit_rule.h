@@ -16,7 +16,6 @@
 
 namespace walship {
 
-enum class CommitLevel : uint8_t { async, received, flushed, applied };
 enum class CommitChoice : uint8_t { any, first };
 
 struct CommitRule {

@@ -50,7 +50,8 @@ bool DownstreamSession::step(uint64_t nowNs) {
       epochSent_ = host_.epoch();
       heartbeatSentNs_ = nowNs;
       committedSent_ = host_.committedLsn();
-      say(encode(Heartbeat{host_.epoch(), host_.store().receivedLsn(), committedSent_, host_.protectedLsn(), nowNs}));
+      say(encode(Heartbeat{host_.epoch(), host_.store().receivedLsn(), committedSent_, host_.protectedLsn(), nowNs,
+                           host_.awaitedLevel()}));
     }
     any = ship();
   }

@@ -28,6 +28,7 @@ class SessionHost {
   virtual uint64_t committedLsn() const = 0;
   virtual uint64_t protectedLsn() const = 0;  // committed by a synchronous rule: the log is never cut below
   virtual uint64_t appliedLsn() const = 0;
+  virtual CommitLevel awaitedLevel() const = 0;  // of the primary's commit rule, as far as known here
   // Has the page read into the arena; every session's onPage() is called when it is there or cannot be had.
   virtual void requestLoad(uint64_t page) = 0;
   // The upstream, of whose log this node's is a prefix, says where it stands.

@@ -101,9 +101,13 @@ bool take(WireReader& reader, Describe& describe) {
 }
 
 bool take(WireReader& reader, Heartbeat& heartbeat) {
-  return reader.take(heartbeat.epoch) && reader.take(heartbeat.tailLsn) && reader.take(heartbeat.committedLsn) &&
-         reader.take(heartbeat.protectedLsn) &&
-         reader.take(heartbeat.sentNs);
+  uint8_t awaited = 0;
+  if (!reader.take(heartbeat.epoch) || !reader.take(heartbeat.tailLsn) || !reader.take(heartbeat.committedLsn) ||
+      !reader.take(heartbeat.protectedLsn) || !reader.take(heartbeat.sentNs) || !reader.take(awaited)) {
+    return false;
+  }
+  heartbeat.awaited = static_cast<CommitLevel>(awaited);
+  return heartbeat.awaited <= CommitLevel::applied;
 }
 
 Error malformed(const std::string& what) {
@@ -190,6 +194,7 @@ Buffer encode(const Heartbeat& heartbeat) {
   putValue(out, heartbeat.committedLsn);
   putValue(out, heartbeat.protectedLsn);
   putValue(out, heartbeat.sentNs);
+  putValue(out, static_cast<uint8_t>(heartbeat.awaited));
   return out;
 }
 

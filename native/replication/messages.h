@@ -82,12 +82,15 @@ struct Describe {
   std::string remote;
 };
 
+enum class CommitLevel : uint8_t { async, received, flushed, applied };
+
 struct Heartbeat {
   uint64_t epoch = 0;
   uint64_t tailLsn = 0;
   uint64_t committedLsn = 0;
   uint64_t protectedLsn = 0;  // committed by a synchronous rule: no node cuts its log below this
   uint64_t sentNs = 0;     // sender's monotonic clock, echoed
+  CommitLevel awaited = CommitLevel::async;  // the position the commit rule waits for: what is worth an ack at once
 };
 
 Buffer encode(const Offer& offer);

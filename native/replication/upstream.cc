@@ -7,6 +7,7 @@ namespace walship {
 
 namespace {
 constexpr size_t kUnsentMax = 256;
+constexpr uint64_t kAckDelayNs = 1'000'000;  // of what no commit waits for
 constexpr uint32_t kCutsMax = 64;  // an upstream that goes on asking for cuts is not worth following
 }  // namespace
 
@@ -45,7 +46,7 @@ bool UpstreamSession::step(uint64_t nowNs) {
   while (!unsent_.empty() && link_->send(unsent_.front())) unsent_.pop_front();
   if (state_ != State::streaming) return false;
   grantPages();
-  const bool ack = (ackDue_ && unsent_.empty()) || nowNs - ackSentNs_ >= uint64_t{settings.heartbeatMs} * 1'000'000;
+  const bool ack = (ackDueNs_ <= nowNs && unsent_.empty()) || nowNs - ackSentNs_ >= uint64_t{settings.heartbeatMs} * 1'000'000;
   if (ack) acknowledge(nowNs);
   return ack;
 }
@@ -135,7 +136,7 @@ void UpstreamSession::take(const Answer& answer) {
   link_->expect(tailGrant_, store.tailPage().data(), tail.offset, store.geometry().pageBytes);
   std::vector<Grant> grants{{tailGrant_, tail.page, tail.offset, link_->remotePage(store.tailPage().data())}};
   say(encode(grants));
-  ackDue_ = true;
+  ackDueNs_ = 0;
   host_.event("upstream-up", node_, {});
 }
 
@@ -214,7 +215,7 @@ void UpstreamSession::onLanded(uint32_t grantId, uint32_t length) {
     store.openPage(std::move(next));
   }
   store.advance(checked.value());
-  ackDue_ = true;
+  ackDue(host_.awaitedLevel() == CommitLevel::received);
 }
 
 bool UpstreamSession::noteEpochs(Bytes page, const LogPosition& from, const LogPosition& to) {
@@ -233,6 +234,16 @@ bool UpstreamSession::noteEpochs(Bytes page, const LogPosition& from, const LogP
   return true;
 }
 
+void UpstreamSession::positionsMoved(bool below) {
+  const CommitLevel awaited = host_.awaitedLevel();
+  ackDue(awaited >= CommitLevel::flushed || (below && awaited == CommitLevel::received));
+}
+
+// An ack costs both ends a system call and a wake-up: at once only for a position that a commit may be waiting for.
+void UpstreamSession::ackDue(bool awaited) {
+  ackDueNs_ = awaited ? 0 : std::min(ackDueNs_, monotonicNs() + kAckDelayNs);
+}
+
 void UpstreamSession::acknowledge(uint64_t nowNs) {
   Store& store = host_.store();
   const Tree& tree = host_.tree();
@@ -248,7 +259,7 @@ void UpstreamSession::acknowledge(uint64_t nowNs) {
   ack.entries.push_back({host_.nodeKey(), {std::max(store.receivedLsn(), flushed), flushed, host_.appliedLsn()}});
   for (const auto& [key, node] : tree.nodes()) ack.entries.push_back({key, node.positions});
   say(encode(ack));
-  ackDue_ = false;
+  ackDueNs_ = UINT64_MAX;
   ackSentNs_ = nowNs;
 }
 

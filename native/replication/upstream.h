@@ -18,8 +18,10 @@ class UpstreamSession final : public LinkHandler {
   ~UpstreamSession();
 
   bool step(uint64_t nowNs);
-  // A position of this node or of its subtree moved: the next step() acknowledges.
-  void positionsMoved() { ackDue_ = true; }
+  // `flushed` or `applied` of this node, or (`below`) a position of its subtree moved.
+  void positionsMoved(bool below);
+  // When step() has an acknowledgement to send, on the monotonic clock.
+  uint64_t ackDueNs() const { return unsent_.empty() ? ackDueNs_ : UINT64_MAX; }
   void end(Error error);
 
   Link& link() { return *link_; }
@@ -45,6 +47,7 @@ class UpstreamSession final : public LinkHandler {
   void take(const Answer& answer);
   void cutTo(uint64_t lsn);
   void grantPages();
+  void ackDue(bool awaited);
   void acknowledge(uint64_t nowNs);
   bool checkEpoch(uint64_t epoch);
   bool noteEpochs(Bytes page, const LogPosition& from, const LogPosition& to);
@@ -62,7 +65,7 @@ class UpstreamSession final : public LinkHandler {
   uint32_t nextGrant_ = 1;
   std::deque<Granted> ahead_;    // granted pages behind the tail page, in page order
   std::deque<Buffer> unsent_;
-  bool ackDue_ = true;
+  uint64_t ackDueNs_ = 0;
   uint64_t ackSentNs_ = 0;
   uint64_t echoNs_ = 0;
   uint64_t heardNs_ = 0;

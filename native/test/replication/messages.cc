@@ -46,7 +46,7 @@ TEST_CASE("messages: what no node says is refused") {
 
 TEST_CASE("messages: every truncation and every appended byte is refused, no flipped bit crashes") {
   Offer offer{true, {1000, 42, 3, 5, 640}, 4, 900, 1u << 18, 256, {{1, 0}, {3, 512}}};
-  for (const Buffer& whole : {encode(offer), encode(Answer{}), encode(Heartbeat{1, 2, 3, 4, 5}),
+  for (const Buffer& whole : {encode(offer), encode(Answer{}), encode(Heartbeat{1, 2, 3, 4, 5, CommitLevel::applied}),
                               encode(Describe{1, 2, "n", "tcp", "", "a", "b"}), encode(std::vector<Grant>{{1, 2, 3, {4, 5}}}),
                               encode(Ack{1, {{2, {3, 2, 1}}}})}) {
     REQUIRE(decodeMessage(whole));

@@ -99,7 +99,7 @@ const impertinences: Record<string, readonly Buffer[]> = {
   'more flushed than received': [message(offer()), message(ack([12345n, 1n, 2n]))],
   'an ack of nobody': [message(offer()), message(ack())],
   'an answer': [message(offer()), message(Buffer.concat([u8(2), u8(1), randomBytes(80)]))],
-  'a heartbeat': [message(offer()), message(Buffer.concat([u8(6), randomBytes(40)]))],
+  'a heartbeat': [message(offer()), message(Buffer.concat([u8(6), randomBytes(40), u8(1)]))],
 };
 
 const isRange = (item: { kind: string }) => item.kind === 'range';
