@@ -1,4 +1,6 @@
 export type { CacheOptions } from './cache/settings.js';
+export type { ReplicatedOptions } from './databases/sqlite/options.js';
+export { openReplicated, Replicated, type ReplicatedStatus } from './databases/sqlite/replicated.js';
 export { type Capabilities, capabilities } from './engine/capabilities.js';
 export {
   Engine,

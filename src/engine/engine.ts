@@ -236,6 +236,26 @@ export class Engine extends EventEmitter<{ event: [EngineEvent] }> {
   }
 
   /**
+   * Resolves when a position of this node is at `lsn` or behind it.
+   *
+   * @throws {WalshipError} `WALSHIP_ERR_TIMEOUT` after `timeoutMs`, `WALSHIP_ERR_CLOSED`, or why the storage has failed.
+   */
+  async reached(position: keyof Positions, lsn: Lsn, timeoutMs: number): Promise<void> {
+    const until = performance.now() + timeoutMs;
+    while (this.positions[position] < lsn) {
+      if (this.#failure) throw this.#failure;
+      if (this.#closing) throw closedError();
+      if (performance.now() >= until) {
+        throw new WalshipError(
+          'WALSHIP_ERR_TIMEOUT',
+          `'${position}' of node '${this.nodeId}' is at LSN ${this.positions[position]} after ${timeoutMs} ms, not at ${lsn}`,
+        );
+      }
+      await this.#moved(undefined);
+    }
+  }
+
+  /**
    * The log's payload from `fromLsn` on, following the tail until the engine closes, `end` is reached or `signal`
    * aborts. Pages no longer in memory are read from disk.
    *
@@ -385,6 +405,11 @@ export class Engine extends EventEmitter<{ event: [EngineEvent] }> {
       for (const release of [...this.#writable, ...this.#moves]) release();
       this.#writable.clear();
     }
+  }
+
+  /** What database adapters attach to. @internal */
+  get core(): NativeEngine {
+    return this.#native;
   }
 
   /** Drives the engine from a native thread, for benchmarks. @internal */

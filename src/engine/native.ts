@@ -415,9 +415,10 @@ const bindings = require('bindings') as typeof import('bindings');
 
 export const native: NativeModule = bindings({ bindings: 'walship', module_root: root }) as NativeModule;
 
-/** The addon's file, for `loadExtension(addonPath(), 'sqlite3_walship_init')`. */
+/** The addon's file: also an extension of SQLite, which finds its entry point by this name. */
 export function addonPath(): string {
-  return bindings({ bindings: 'walship', module_root: root, path: true }) as unknown as string;
+  const options = { bindings: 'walship', module_root: root, path: true };
+  return bindings(options) as unknown as string;
 }
 
 /** An error of the addon as a {@link WalshipError}; anything else as it is. */

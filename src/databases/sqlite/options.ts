@@ -1,0 +1,81 @@
+import { z } from 'zod';
+import { WalshipError } from '../../engine/errors.js';
+import type { NativeReplicaSettings } from '../../engine/native.js';
+import { type EngineOptions, problemsOf, type Upstream } from '../../engine/options.js';
+
+/** What {@link openReplicated} takes: the options of the engine, and those of the database. */
+export interface ReplicatedOptions extends Omit<EngineOptions, 'dir' | 'applied'> {
+  /** The database file; made on the primary if missing. Its `-wal` and `-shm` lie beside it, as always. */
+  readonly path: string;
+  /** Directory of the log. Default: the database file's name with `-log` behind it. */
+  readonly dir?: string;
+  /** Follow this node: open as a standby. Without it the node opens as the primary, in a new epoch. */
+  readonly upstream?: Upstream;
+  /**
+   * `async` (default): a statement returns when SQLite has committed; {@link Replicated.committed} waits for the commit
+   * rule. `wait`: a commit of this process returns, and is visible to anybody, only when the commit rule holds for it.
+   */
+  readonly commitMode?: 'async' | 'wait';
+  /**
+   * How long a commit waits in mode `wait`; it then returns although the rule does not hold, and a `commit-timeout` event
+   * says so. Default 0: without end, and the whole thread waits with it.
+   */
+  readonly commitTimeoutMs?: number;
+  readonly checkpoint?: {
+    /** How often the WAL is copied into the database file. Default 1000. */
+    readonly everyMs?: number;
+    /** A WAL larger than this is copied at once and begun anew. Default 16 MiB. */
+    readonly walBytes?: number;
+  };
+  /** How soon commits of other processes are seen. Default 5. */
+  readonly pollMs?: number;
+}
+
+const ms = (low: number, high: number) => z.number().int().min(low).max(high);
+
+const schema = z.object({
+  path: z.string().min(1),
+  dir: z.string().min(1).optional(),
+  commitMode: z.enum(['async', 'wait']).optional(),
+  commitTimeoutMs: ms(0, 3_600_000).optional(),
+  checkpoint: z
+    .strictObject({
+      everyMs: ms(10, 3_600_000).optional(),
+      walBytes: z
+        .number()
+        .int()
+        .min(64 << 10)
+        .max(0xffff_ffff)
+        .optional(),
+    })
+    .optional(),
+  pollMs: ms(1, 10_000).optional(),
+});
+
+/** The engine's part and the database's; the engine checks its own. @throws {WalshipError} `WALSHIP_ERR_CONFIG` */
+export function split(options: ReplicatedOptions): {
+  engine: EngineOptions;
+  replica: NativeReplicaSettings;
+} {
+  const parsed = schema.safeParse(options);
+  if (!parsed.success) {
+    const problems = problemsOf(parsed.error);
+    throw new WalshipError(
+      'WALSHIP_ERR_CONFIG',
+      `${problems.length} problem(s) in the options:\n  ${problems.join('\n  ')}`,
+      { details: { problems } },
+    );
+  }
+  const { path, dir, upstream, commitMode, commitTimeoutMs, checkpoint, pollMs, ...engine } = options;
+  return {
+    engine: { ...engine, dir: dir ?? `${path}-log`, applied: 'manual' },
+    replica: {
+      path,
+      commitMode: commitMode ?? 'async',
+      commitTimeoutMs: commitTimeoutMs ?? 0,
+      checkpointMs: checkpoint?.everyMs ?? 1000,
+      checkpointBytes: checkpoint?.walBytes ?? 16 << 20,
+      pollMs: pollMs ?? 5,
+    },
+  };
+}

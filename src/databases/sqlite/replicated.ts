@@ -1,0 +1,257 @@
+import { EventEmitter } from 'node:events';
+import type Database from 'better-sqlite3';
+import { Engine, type EngineEvent, type EngineStatus } from '../../engine/engine.js';
+import { WalshipError } from '../../engine/errors.js';
+import type { Lsn } from '../../engine/lsn.js';
+import {
+  direct,
+  type NativeReplica,
+  type NativeReplicaStatus,
+  native,
+  settled,
+} from '../../engine/native.js';
+import type { Upstream } from '../../engine/options.js';
+import { loadSqlite } from './extension.js';
+import { refuseWrites } from './guard.js';
+import { type ReplicatedOptions, split } from './options.js';
+
+/** What a replicated database tells of itself: the engine's status, and the replica's. */
+export interface ReplicatedStatus extends EngineStatus {
+  readonly sqlite: NativeReplicaStatus & {
+    readonly path: string;
+    /** `wait`, or `async`: see {@link ReplicatedOptions.commitMode}. */
+    readonly commitMode: 'async' | 'wait';
+  };
+}
+
+/**
+ * Opens a SQLite database that is replicated over walship: as the primary, or, with `upstream`, as a standby.
+ *
+ * ```ts
+ * const node = await openReplicated({ path: 'app.db', nodeId: 'a', cluster, commitRule: { level: 'flushed', any: 1 } });
+ * node.db.prepare('insert …').run(…);
+ * await node.committed();
+ * ```
+ *
+ * The database is in WAL mode and stays an ordinary one: other connections and processes may open it and, on the primary,
+ * write to it. Checkpoints are walship's.
+ *
+ * @throws {WalshipError} as {@link Engine.open}; `WALSHIP_ERR_SQLITE_MISSING` (better-sqlite3 is not installed),
+ * `WALSHIP_ERR_SQLITE` (SQLite's own words).
+ */
+export async function openReplicated(options: ReplicatedOptions): Promise<Replicated> {
+  const { engine: engineOptions, replica: settings } = split(options);
+  const Sqlite = loadSqlite();
+  const engine = await Engine.open(engineOptions);
+  try {
+    const early: EngineEvent[] = [];
+    let node: Replicated | undefined;
+    const replica = await settled(
+      (native.openReplica as NonNullable<typeof native.openReplica>)(engine.core, settings, (event) => {
+        if (node) node.emit('event', event as EngineEvent);
+        else early.push(event as EngineEvent);
+      }),
+    );
+    node = new Replicated(engine, replica, Sqlite, settings.path, settings.commitMode);
+    for (const event of early) node.emit('event', event);
+    if (options.upstream) await node.follow(options.upstream);
+    else await node.promote();
+    return node;
+  } catch (error) {
+    await engine.close();
+    throw error;
+  }
+}
+
+/**
+ * One node's copy of a replicated SQLite database. Made by {@link openReplicated}.
+ *
+ * Events: `event`, of the engine and of the replica; `role`, when {@link db} is another object than before.
+ */
+export class Replicated extends EventEmitter<{ event: [EngineEvent]; role: ['primary' | 'standby'] }> {
+  /** The engine under it: links, positions, commit rule. */
+  readonly engine: Engine;
+  readonly path: string;
+  readonly #replica: NativeReplica;
+  readonly #sqlite: typeof Database;
+  #commitMode: 'async' | 'wait';
+  #db: Database.Database | undefined;
+  #upstream: Upstream | undefined;
+  /** Changes of role, one behind the other. */
+  #changing: Promise<unknown> = Promise.resolve();
+  #closing: Promise<void> | undefined;
+
+  /** @internal */
+  constructor(
+    engine: Engine,
+    replica: NativeReplica,
+    Sqlite: typeof Database,
+    path: string,
+    commitMode: 'async' | 'wait',
+  ) {
+    super();
+    this.engine = engine;
+    this.path = path;
+    this.#replica = replica;
+    this.#sqlite = Sqlite;
+    this.#commitMode = commitMode;
+    engine.on('event', (event) => this.emit('event', event));
+  }
+
+  get role(): 'primary' | 'standby' {
+    return this.engine.role;
+  }
+
+  /**
+   * The database: an ordinary better-sqlite3 `Database`. On a standby it is read-only, and every read sees a state that
+   * was committed on the primary; a write throws `WALSHIP_ERR_SQLITE_STANDBY`. A change of role closes it and opens
+   * another one: do not keep it, or listen for `role`.
+   *
+   * @throws {WalshipError} `WALSHIP_ERR_CLOSED`; `WALSHIP_ERR_SQLITE_EMPTY` on a standby that has nothing yet.
+   */
+  get db(): Database.Database {
+    if (this.#closing) throw closed();
+    this.#db ??= this.#open();
+    return this.#db;
+  }
+
+  /**
+   * Resolves when everything committed in the database by now, by whatever process, is committed by the commit rule.
+   *
+   * @returns the LSN behind it: give it to {@link readAt} on a standby.
+   * @throws {WalshipError} as {@link Engine.committed}
+   */
+  async committed(): Promise<Lsn> {
+    const lsn = await this.lsn();
+    await this.engine.committed(lsn);
+    return lsn;
+  }
+
+  /** The LSN behind everything committed in the database by now; on a standby, behind everything applied. */
+  async lsn(): Promise<Lsn> {
+    if (this.#closing) throw closed();
+    return this.role === 'primary' ? settled(this.#replica.capture()) : this.engine.positions.applied;
+  }
+
+  /**
+   * The database, once it has everything below `lsn`: what another node wrote and told the LSN of is there.
+   *
+   * @throws {WalshipError} `WALSHIP_ERR_TIMEOUT` after `timeoutMs` (default 10,000), `WALSHIP_ERR_CLOSED`
+   */
+  async readAt(lsn: Lsn, timeoutMs = 10_000): Promise<Database.Database> {
+    await this.engine.reached('applied', lsn, timeoutMs);
+    return this.db;
+  }
+
+  /** Whether commits of this process wait for the commit rule; from the next commit on. */
+  setCommitMode(mode: 'async' | 'wait'): void {
+    direct(() => this.#replica.setCommitMode(mode));
+    this.#commitMode = mode;
+  }
+
+  /**
+   * Becomes the primary: whether that is safe is the caller's to know, as with {@link Engine.promote}. What the log here
+   * holds is in the database before it is opened for writing.
+   *
+   * @returns the epoch
+   */
+  promote(epoch?: bigint): Promise<bigint> {
+    return this.#change(async () => {
+      const reached = await this.engine.promote(epoch);
+      this.#shut();
+      await settled(this.#replica.startPrimary());
+      this.#upstream = undefined;
+      return reached;
+    });
+  }
+
+  /**
+   * Becomes a standby of `upstream`. What an old primary had committed and its successor has not is taken back, page by
+   * page; its WAL is kept aside, and a `log-cut` event says where.
+   */
+  follow(upstream: Upstream): Promise<void> {
+    return this.#change(async () => {
+      this.#shut();
+      await settled(this.#replica.stop());
+      await this.engine.follow(upstream);
+      this.#upstream = upstream;
+      await settled(this.#replica.startStandby());
+    });
+  }
+
+  status(): ReplicatedStatus {
+    const replica = direct(() => this.#replica.status());
+    return {
+      ...this.engine.status(),
+      sqlite: { ...replica, path: this.path, commitMode: this.#commitMode },
+    };
+  }
+
+  /** Closes the database, captures and flushes what was committed, ends every link and the log. */
+  close(): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+
+  async #close(): Promise<void> {
+    await this.#changing.catch(() => {});
+    this.#shut();
+    try {
+      await settled(this.#replica.stop());
+    } finally {
+      await this.engine.close();
+    }
+  }
+
+  #change<T>(work: () => Promise<T>): Promise<T> {
+    if (this.#closing) return Promise.reject(closed());
+    const done = this.#changing.then(async () => {
+      const outcome = await work();
+      this.emit('role', this.role);
+      return outcome;
+    });
+    this.#changing = done.catch(() => {});
+    return done;
+  }
+
+  #shut(): void {
+    this.#db?.close();
+    this.#db = undefined;
+  }
+
+  #open(): Database.Database {
+    if (this.role === 'primary') {
+      const database = new this.#sqlite(this.path);
+      database.pragma('wal_autocheckpoint = 0');
+      return database;
+    }
+    try {
+      const database = new this.#sqlite(this.path, { readonly: true, fileMustExist: true });
+      return refuseWrites(database, () => this.#refusal());
+    } catch (cause) {
+      throw new WalshipError(
+        'WALSHIP_ERR_SQLITE_EMPTY',
+        `${this.path} cannot be read yet: this standby has applied nothing so far; await readAt(lsn)`,
+        { cause },
+      );
+    }
+  }
+
+  #refusal(): WalshipError {
+    const address = this.#upstream?.address;
+    return new WalshipError(
+      'WALSHIP_ERR_SQLITE_STANDBY',
+      `node '${this.engine.nodeId}' is a standby: write on the primary` +
+        (address === undefined ? '' : `, which it follows by way of ${address}`),
+      { details: { ...(address !== undefined && { upstream: address }) } },
+    );
+  }
+}
+
+function closed(): WalshipError {
+  return new WalshipError('WALSHIP_ERR_CLOSED', 'the replicated database is closed');
+}
