@@ -1,90 +1,68 @@
-// The database of the demonstration, and its write-ahead log.
-//
-// One simplification makes it small: the -wal file is never checkpointed, so it is one run of bytes that only grows.
-// The log ships exactly these bytes, and an LSN is an offset in the -wal file.
-import { closeSync, fstatSync, openSync, readSync } from 'node:fs';
+// The database of the demonstration, as any program with better-sqlite3 would have it.
 import Database from 'better-sqlite3';
 import { accounts, openingBalance, type Transaction } from './protocol.js';
 
-const pageBytes = 1024;
-const walHeaderBytes = 32;
-const frameHeaderBytes = 24;
-
-/** Makes the file that a -wal file belongs to: one page that says "WAL mode". All else stands in the -wal file. */
-export function openEmptyDatabase(file: string): Database.Database {
+/** Makes the database with stock SQLite, before walship has ever seen it. */
+export function createBank(file: string): void {
   const database = new Database(file);
-  database.pragma(`page_size = ${pageBytes}`);
+  // Small pages: small transactions, and little for --keep to leave behind.
+  database.pragma('page_size = 1024');
   database.pragma('journal_mode = WAL');
-  database.pragma('wal_autocheckpoint = 0');
-  // What makes a transaction durable here is the commit rule, not SQLite's own sync.
-  database.pragma('synchronous = OFF');
-  // A transaction reaches the -wal file at its commit and not before.
-  database.pragma('cache_spill = OFF');
-  return database;
+  database.transaction(() => {
+    database.exec(`
+      CREATE TABLE accounts (id INTEGER PRIMARY KEY, balance INTEGER NOT NULL);
+      CREATE TABLE transfers (id INTEGER PRIMARY KEY, "from" INTEGER NOT NULL, "to" INTEGER NOT NULL,
+                              amount INTEGER NOT NULL, at INTEGER NOT NULL);
+      CREATE TABLE notes (id INTEGER PRIMARY KEY, account INTEGER NOT NULL, body TEXT NOT NULL, at INTEGER NOT NULL);
+      CREATE INDEX notes_by_account ON notes (account);
+    `);
+    const open = database.prepare('INSERT INTO accounts VALUES (?, ?)');
+    for (let id = 0; id < accounts; id++) open.run(id, openingBalance);
+  })();
+  database.close();
 }
 
-export class Bank {
-  readonly #database: Database.Database;
-  readonly #walFile: number;
-  readonly #transfer: Database.Statement;
-  readonly #withdraw: Database.Statement;
-  readonly #deposit: Database.Statement;
-  readonly #note: Database.Statement;
-  #walRead = 0;
+/** µs of a clock that all processes of a machine share. */
+const nowUs = () => Number(process.hrtime.bigint() / 1000n);
 
-  constructor(file: string) {
-    this.#database = openEmptyDatabase(file);
-    this.#database.transaction(() => {
-      this.#database.exec(`
-        CREATE TABLE accounts (id INTEGER PRIMARY KEY, balance INTEGER NOT NULL);
-        CREATE TABLE transfers (id INTEGER PRIMARY KEY, "from" INTEGER NOT NULL, "to" INTEGER NOT NULL,
-                                amount INTEGER NOT NULL);
-        CREATE TABLE notes (id INTEGER PRIMARY KEY, account INTEGER NOT NULL, body TEXT NOT NULL);
-        CREATE INDEX notes_by_account ON notes (account);
-      `);
-      const open = this.#database.prepare('INSERT INTO accounts VALUES (?, ?)');
-      for (let id = 0; id < accounts; id++) open.run(id, openingBalance);
-    })();
-    this.#transfer = this.#database.prepare('INSERT INTO transfers VALUES (?, ?, ?, ?)');
-    this.#withdraw = this.#database.prepare('UPDATE accounts SET balance = balance - ? WHERE id = ?');
-    this.#deposit = this.#database.prepare('UPDATE accounts SET balance = balance + ? WHERE id = ?');
-    this.#note = this.#database.prepare('INSERT INTO notes VALUES (?, ?, ?)');
-    this.#walFile = openSync(`${file}-wal`, 'r');
-  }
-
-  /** Commits one transaction in SQLite. */
-  commit(transaction: Transaction): void {
-    this.#database.transaction(() => {
-      if (transaction.kind === 'transfer') {
-        const { id, from, to, amount } = transaction;
-        this.#withdraw.run(amount, from);
-        this.#deposit.run(amount, to);
-        this.#transfer.run(id, from, to, amount);
-      } else {
-        this.#note.run(transaction.id, transaction.account, transaction.body);
-      }
-    })();
-  }
-
-  /** The bytes that commits have added to the -wal file since the last call. */
-  takeWal(): Buffer {
-    const size = fstatSync(this.#walFile).size;
-    const bytes = Buffer.alloc(size - this.#walRead);
-    if (readSync(this.#walFile, bytes, 0, bytes.length, this.#walRead) !== bytes.length) {
-      throw new Error('the -wal file became shorter');
+/** Returns a function that commits one transaction in SQLite. */
+export function teller(database: Database.Database): (transaction: Transaction) => void {
+  const transfer = database.prepare('INSERT INTO transfers VALUES (?, ?, ?, ?, ?)');
+  const withdraw = database.prepare('UPDATE accounts SET balance = balance - ? WHERE id = ?');
+  const deposit = database.prepare('UPDATE accounts SET balance = balance + ? WHERE id = ?');
+  const note = database.prepare('INSERT INTO notes VALUES (?, ?, ?, ?)');
+  return database.transaction((transaction: Transaction) => {
+    if (transaction.kind === 'transfer') {
+      const { id, from, to, amount } = transaction;
+      withdraw.run(amount, from);
+      deposit.run(amount, to);
+      transfer.run(id, from, to, amount, nowUs());
+    } else {
+      note.run(transaction.id, transaction.account, transaction.body, nowUs());
     }
-    const frames = size - walHeaderBytes;
-    const lastFrame = bytes.length - frameHeaderBytes - pageBytes;
-    // Bytes 4 to 7 of a frame: the size of the database behind a commit, 0 within a transaction.
-    if (frames % (frameHeaderBytes + pageBytes) !== 0 || bytes.readUInt32BE(lastFrame + 4) === 0) {
-      throw new Error('the -wal file does not end with a commit');
-    }
-    this.#walRead = size;
-    return bytes;
-  }
+  });
+}
 
-  close(): void {
-    closeSync(this.#walFile);
-    // Not database.close(), which would fold the -wal file into the database: with --keep people may look at it.
-  }
+/** What a query finds. */
+export interface Sight {
+  /** Transfers and notes. */
+  readonly rows: number;
+  /** The age of the newest of them: no less than the lag. 0 if there is none. */
+  readonly ageMs: number;
+}
+
+/** Returns a live query. It throws if what it sees is no state that was committed: money never appears or disappears. */
+export function onlooker(database: Database.Database): () => Sight {
+  const query = database.prepare(`
+    SELECT (SELECT sum(balance) FROM accounts) AS money,
+           (SELECT count(*) FROM transfers) + (SELECT count(*) FROM notes) AS rows,
+           max(coalesce((SELECT at FROM transfers ORDER BY id DESC LIMIT 1), 0),
+               coalesce((SELECT at FROM notes ORDER BY id DESC LIMIT 1), 0)) AS newest
+  `);
+  return () => {
+    const { money, rows, newest } = query.get() as { money: number; rows: number; newest: number };
+    if (money !== accounts * openingBalance)
+      throw new Error(`a live query finds balances of ${money} in all`);
+    return { rows, ageMs: newest === 0 ? 0 : (nowUs() - newest) / 1000 };
+  };
 }

@@ -3,6 +3,7 @@ import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
 import { fileURLToPath } from 'node:url';
 import type { CommitRule, EngineEvent, EngineStatus } from 'walship';
+import type { Sight } from './bank.js';
 import type { NodeOptions, Report, Request } from './protocol.js';
 
 export interface Listener {
@@ -11,7 +12,7 @@ export interface Listener {
   failed(error: Error): void;
 }
 
-type Answer = Extract<Report, { is: 'started' | 'ruled' | 'status' }>;
+type Answer = Extract<Report, { is: 'started' | 'ruled' | 'status' | 'seen' }>;
 
 const patienceMs = 30_000;
 
@@ -19,7 +20,8 @@ export class Child {
   readonly #name: string;
   readonly #process: ChildProcess;
   readonly #listener: Listener;
-  readonly #waiting: ((answer: Answer) => void)[] = [];
+  readonly #waiting: ((answer: Answer | undefined) => void)[] = [];
+  #started = false;
   #ending = false;
 
   constructor(name: string, listener: Listener) {
@@ -39,7 +41,9 @@ export class Child {
   }
 
   async start(options: NodeOptions): Promise<Extract<Report, { is: 'started' }>> {
-    return (await this.#ask({ do: 'start', options })) as Extract<Report, { is: 'started' }>;
+    const started = (await this.#ask({ do: 'start', options })) as Extract<Report, { is: 'started' }>;
+    this.#started = true;
+    return started;
   }
 
   async rule(rule: CommitRule): Promise<void> {
@@ -48,6 +52,12 @@ export class Child {
 
   async status(): Promise<EngineStatus> {
     return ((await this.#ask({ do: 'status' })) as Extract<Report, { is: 'status' }>).status;
+  }
+
+  /** What a query of the node's database finds now; undefined while there is no such node. */
+  async query(): Promise<Sight | undefined> {
+    if (!this.#started || this.#ending) return undefined;
+    return ((await this.#ask({ do: 'query' })) as Extract<Report, { is: 'seen' }> | undefined)?.sight;
   }
 
   async close(): Promise<void> {
@@ -72,9 +82,11 @@ export class Child {
   kill(): void {
     this.#ending = true;
     this.#process.kill('SIGKILL');
+    for (const give of this.#waiting.splice(0)) give(undefined);
   }
 
-  #ask(request: Request): Promise<Answer> {
+  /** Undefined: it was killed before it answered. */
+  #ask(request: Request): Promise<Answer | undefined> {
     return new Promise((resolve, reject) => {
       const late = () =>
         reject(new Error(`${this.#name} did not answer '${request.do}' within ${patienceMs / 1000} s`));

@@ -1,8 +1,8 @@
 // One node of the demonstration: a process of its own, told over IPC what to do.
-import { mkdirSync, openSync, rmdirSync, rmSync, writeSync } from 'node:fs';
+import { mkdirSync, rmdirSync, rmSync } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { Engine } from 'walship';
-import { Bank, openEmptyDatabase } from './bank.js';
+import { openReplicated, type Replicated } from 'walship';
+import { createBank, onlooker, type Sight, teller } from './bank.js';
 import {
   clusterId,
   logOptions,
@@ -15,74 +15,61 @@ import {
 const report = (message: Report) => process.send?.(message);
 
 class Node {
-  readonly #options: NodeOptions;
-  readonly #engine: Engine;
-  readonly #bank: Bank | undefined;
-  readonly #queue: Transaction[] = [];
-  #working = false;
+  readonly #replicated: Replicated;
+  #commit: ((transaction: Transaction) => void) | undefined;
+  #look: (() => Sight) | undefined;
   #done: { id: number; ms: number }[] = [];
 
-  static async start(options: NodeOptions): Promise<Node> {
-    mkdirSync(options.dir, { recursive: true });
-    const engine = await Engine.open({
-      dir: join(options.dir, 'log'),
-      nodeId: options.name,
-      cluster: { id: clusterId, secret: options.secret },
+  static async start({ name, dir, secret, upstream }: NodeOptions): Promise<Node> {
+    mkdirSync(dir, { recursive: true });
+    const path = join(dir, 'bank.db');
+    if (upstream === undefined) createBank(path);
+    const replicated = await openReplicated({
+      path,
+      dir: join(dir, 'log'),
+      nodeId: name,
+      cluster: { id: clusterId, secret },
       listen: '127.0.0.1:0',
       log: logOptions,
-      applied: 'manual',
+      ...(upstream !== undefined && { upstream: { address: upstream } }),
     });
-    engine.on('event', (event) => report({ is: 'event', event }));
-    const node = new Node(options, engine);
-    if (options.upstream === undefined) await node.#reign();
-    else await engine.follow({ address: options.upstream });
-    return node;
+    replicated.on('event', (event) => report({ is: 'event', event }));
+    return new Node(replicated);
   }
 
-  private constructor(options: NodeOptions, engine: Engine) {
-    this.#options = options;
-    this.#engine = engine;
-    if (options.upstream === undefined) this.#bank = new Bank(join(options.dir, 'bank.db'));
-    else this.#apply().catch(fail);
-  }
-
-  /** The primary's first append: the schema and the accounts. */
-  async #reign(): Promise<void> {
-    await this.#engine.promote();
-    await this.#engine.appendWhenWritable((this.#bank as Bank).takeWal());
+  private constructor(replicated: Replicated) {
+    this.#replicated = replicated;
   }
 
   answer(request: Exclude<Request, { do: 'start' }>): void {
     if (request.do === 'rule') {
-      this.#engine.setCommitRule(request.rule);
+      this.#replicated.engine.setCommitRule(request.rule);
       report({ is: 'ruled' });
     } else if (request.do === 'status') {
-      report({ is: 'status', status: this.#engine.status() });
+      report({ is: 'status', status: this.#replicated.engine.status() });
+    } else if (request.do === 'query') {
+      this.#look ??= onlooker(this.#replicated.db);
+      report({ is: 'seen', sight: this.#look() });
     } else if (request.do === 'transactions') {
-      this.#queue.push(...request.transactions);
-      if (!this.#working) void this.#work().catch(fail);
+      for (const transaction of request.transactions) this.#execute(transaction);
     } else {
       void this.close().catch(fail);
     }
   }
 
   started(): void {
-    const { listenPort: port, recoveryNote: note, verbsProblem } = this.#engine;
+    const { listenPort: port, recoveryNote: note, verbsProblem } = this.#replicated.engine;
     report({ is: 'started', port, note, verbsProblem });
   }
 
-  /** Commits in SQLite one after the other, hands the WAL on, and does not wait for one before it begins the next. */
-  async #work(): Promise<void> {
-    this.#working = true;
-    for (let next = this.#queue.shift(); next !== undefined; next = this.#queue.shift()) {
-      const { id } = next;
-      (this.#bank as Bank).commit(next);
-      const wal = (this.#bank as Bank).takeWal();
-      const from = performance.now();
-      const lsn = await this.#engine.appendWhenWritable(wal);
-      this.#engine.committed(lsn).then(() => this.#acknowledge(id, performance.now() - from), fail);
-    }
-    this.#working = false;
+  /** Commits in SQLite, and acknowledges when the commit rule holds; the next one does not wait for that. */
+  #execute(transaction: Transaction): void {
+    this.#commit ??= teller(this.#replicated.db);
+    const from = performance.now();
+    this.#commit(transaction);
+    this.#replicated
+      .committed()
+      .then(() => this.#acknowledge(transaction.id, performance.now() - from), fail);
   }
 
   #acknowledge(id: number, ms: number): void {
@@ -95,21 +82,8 @@ class Node {
     this.#done.push({ id, ms });
   }
 
-  /** A standby applies the log by writing it to the -wal file of its own copy of the database. */
-  async #apply(): Promise<void> {
-    const file = join(this.#options.dir, 'bank.db');
-    rmSync(`${file}-wal`, { force: true });
-    openEmptyDatabase(file).close();
-    const wal = openSync(`${file}-wal`, 'w');
-    for await (const { lsn, bytes } of this.#engine.read(0n)) {
-      writeSync(wal, bytes, 0, bytes.length, Number(lsn));
-      this.#engine.applied(lsn + BigInt(bytes.length));
-    }
-  }
-
   async close(): Promise<void> {
-    await this.#engine.close();
-    this.#bank?.close();
+    await this.#replicated.close();
     process.off('disconnect', orphaned);
     process.disconnect();
   }
@@ -122,12 +96,19 @@ function fail(error: unknown): void {
 let options: NodeOptions | undefined;
 let node: Node | undefined;
 process.on('message', (request: Request) => {
-  if (request.do !== 'start') return node?.answer(request);
-  options = request.options;
-  Node.start(request.options).then((started) => {
-    node = started;
-    node.started();
-  }, fail);
+  if (request.do === 'start') {
+    options = request.options;
+    Node.start(request.options).then((started) => {
+      node = started;
+      node.started();
+    }, fail);
+    return;
+  }
+  try {
+    node?.answer(request);
+  } catch (error) {
+    fail(error);
+  }
 });
 // Ctrl-C reaches every process in the terminal; the conductor says when to end.
 process.on('SIGINT', () => {});

@@ -1,5 +1,6 @@
 // What the demonstration's processes say to each other, and what they all have to agree on.
 import type { CommitRule, EngineEvent, EngineStatus } from 'walship';
+import type { Sight } from './bank.js';
 
 /** What a client may ask for. */
 export type Transaction = ({ readonly kind: 'transfer' } & Transfer) | ({ readonly kind: 'note' } & Note);
@@ -23,14 +24,16 @@ export type Request =
   | { readonly do: 'rule'; readonly rule: CommitRule }
   | { readonly do: 'transactions'; readonly transactions: readonly Transaction[] }
   | { readonly do: 'status' }
+  | { readonly do: 'query' }
   | { readonly do: 'close' };
 
-/** From a node to the conductor. The first three answer `start`, `rule` and `status`, in the order of those. */
+/** From a node to the conductor. The first four answer `start`, `rule`, `status` and `query`, in the order of those. */
 export type Report =
   | { readonly is: 'started'; readonly port: number; readonly note: string; readonly verbsProblem: string }
   | { readonly is: 'ruled' }
   | { readonly is: 'status'; readonly status: EngineStatus }
-  /** Acknowledged: the transaction, and how long its commit took, from append() on. */
+  | { readonly is: 'seen'; readonly sight: Sight }
+  /** Acknowledged: the transaction, and how long that took, SQLite's own commit included. */
   | { readonly is: 'done'; readonly done: readonly { readonly id: number; readonly ms: number }[] }
   | { readonly is: 'event'; readonly event: EngineEvent }
   | { readonly is: 'failed'; readonly message: string };
@@ -48,7 +51,7 @@ export interface NodeOptions {
 export const accounts = 1000;
 export const openingBalance = 1_000_000;
 
-/** Of the log of every node: as large as it gets, because the proof reads it from its first byte. */
+/** Of the log of every node: as large as it gets, so that all of it can be compared at the end. */
 export const logOptions = {
   segmentBytes: 16 * 1024 * 1024,
   retainBytes: 2 ** 40,

@@ -1,5 +1,6 @@
 // What people see.
-import type { EngineEvent, EngineStatus } from 'walship';
+import type { EngineEvent } from 'walship';
+import type { Sight } from './bank.js';
 
 export class Printer {
   readonly #start = performance.now();
@@ -13,14 +14,13 @@ export class Printer {
     process.stdout.write(`${at.padStart(6)} s  ${text}\n`);
   }
 
-  progress(latenciesMs: Float64Array, seconds: number, status: EngineStatus): void {
-    const lag = status.nodes
-      .map(({ node, lagBytes, lagMs }) => `${node} ${bytes(lagBytes)}${lagMs > 0 ? ` (${lagMs} ms)` : ''}`)
-      .join(', ');
+  /** @param sight what a live query on node `name` has just found; undefined while the node is away */
+  progress(latenciesMs: Float64Array, seconds: number, name: string, sight: Sight | undefined): void {
     const rate = Math.round(latenciesMs.length / seconds);
+    const live = sight ? `shows ${sight.rows} rows, ${sight.ageMs.toFixed(1)} ms old` : 'is away';
     this.line(
       `${String(rate).padStart(5)} transactions/s, commit p50 ${ms(latenciesMs, 0.5)}, p99 ${ms(latenciesMs, 0.99)}` +
-        `; behind: ${lag || 'nobody connected'}`,
+        `; ${name} ${live}`,
     );
   }
 
@@ -39,13 +39,25 @@ export interface Phase {
   readonly seconds: number;
   readonly walBytes: number;
   readonly latenciesMs: Float64Array;
-  /** Of the standby that was most behind. */
-  readonly lagBytesMax: number;
+  /** Live queries on the last standby. */
+  readonly sights: readonly Sight[];
 }
 
-const columns = ['done when', 'transactions', 'per second', 'WAL', 'commit p50', 'commit p99', 'lag at most'];
+const columns = [
+  'done when',
+  'transactions',
+  'per second',
+  'WAL',
+  'commit p50',
+  'commit p99',
+  'live queries',
+  'rows seen',
+  'lag p50',
+  'lag p99',
+];
 
 export function phaseRow(phase: Phase): string[] {
+  const lagMs = Float64Array.from(phase.sights, ({ ageMs }) => ageMs).sort();
   return [
     phase.title,
     String(phase.transactions),
@@ -53,7 +65,10 @@ export function phaseRow(phase: Phase): string[] {
     bytes(phase.walBytes),
     ms(phase.latenciesMs, 0.5),
     ms(phase.latenciesMs, 0.99),
-    bytes(phase.lagBytesMax),
+    String(phase.sights.length),
+    String(phase.sights.at(-1)?.rows ?? 0),
+    ms(lagMs, 0.5),
+    ms(lagMs, 0.99),
   ];
 }
 

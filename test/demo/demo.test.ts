@@ -40,9 +40,19 @@ test('a short run loses nothing, says so in its table and tidies up', { timeout:
   expect(run.output()).toContain('SQLite: integrity_check ok');
   expect(run.output()).toMatch(/standby-2: process \d+ killed \(SIGKILL\)/);
   expect(run.output()).toMatch(/standby-2: back/);
+  for (const proven of ['the database, ', ' segment files: ']) {
+    expect(run.output()).toMatch(new RegExp(`${proven}.*the same on all three nodes, byte for byte`));
+  }
+  expect(run.output()).toMatch(/; standby-2 (shows \d+ rows, \d+\.\d ms old|is away)/);
   const counted = ['received by both', 'flushed by both', 'applied by both', 'flushed by one'].map(
     (title) => {
-      const row = new RegExp(`^${title}.*?\\s{2,}(\\d+)  +(\\d+)  .*MB.* ms .* ms `, 'm').exec(run.output());
+      const row = new RegExp(
+        `^${title}.*?\\s{2,}(\\d+)  +(\\d+)  .*MB.* ms .* ms +(\\d+) +(\\d+) .* ms .* ms$`,
+        'm',
+      ).exec(run.output());
+      // Live queries, and the rows that the last one found.
+      expect(Number(row?.[3])).toBeGreaterThan(0);
+      expect(Number(row?.[4])).toBeGreaterThan(0);
       return Number(row?.[1]);
     },
   );
