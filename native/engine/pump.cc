@@ -183,6 +183,7 @@ void Pump::run() {
   }
   runCommands();  // so that nobody waits in call() for ever
   appender_.stop();
+  store_.passToFlusher();
   const Error closing = makeError("WALSHIP_ERR_CLOSED", "the engine is closing");
   for (auto& [id, session] : downstreams_) session->end(closing);
   if (upstream_) upstream_->end(closing);
@@ -212,6 +213,7 @@ bool Pump::round(uint64_t nowNs) {
     busy |= upstream_->step(nowNs);
     if (upstream_) upstream_->link().flush();
   }
+  store_.passToFlusher();
   reap();
   if (nowNs - lastTickNs_ >= uint64_t{settings_.session.heartbeatMs} * kMs / 2) {
     lastTickNs_ = nowNs;

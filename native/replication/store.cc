@@ -61,7 +61,7 @@ void Store::advance(const LogPosition& to) {
   arena_.publish(tail_, to);
   received_ = to;
   receivedLsn_.store(to.lsn, std::memory_order_release);
-  signalFlusher();
+  flushDue_ = true;
 }
 
 void Store::openPage(Pin next) {
@@ -74,10 +74,11 @@ void Store::openPage(Pin next) {
   }
   received_.page += 1;
   received_.offset = 0;
-  signalFlusher();
+  flushDue_ = true;
 }
 
-void Store::signalFlusher() {
+void Store::passToFlusher() {
+  if (!std::exchange(flushDue_, false)) return;
   const std::lock_guard lock(targetMutex_);
   target_ = received_;
   targetMoved_.notify_one();

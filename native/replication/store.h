@@ -36,10 +36,12 @@ class Store {
   const Pin& tailPage() const { return tail_; }
   // An empty log without a first page header can still be moved to another start.
   bool empty() const { return received_.offset == 0 && received_.page == log_.firstPage(); }
-  // Frames up to `to` stand, checked, in the tail page.
+  // Frames up to `to` stand, checked, in the tail page. The flusher learns of them by passToFlusher().
   void advance(const LogPosition& to);
   // The tail page is done; `next` (the page after it, pinned) is the new one.
   void openPage(Pin next);
+  // Wakes the flusher if the tail has moved: after the bytes are on their way to others, whom that must not delay.
+  void passToFlusher();
   // An empty log takes over the place of the upstream's first page.
   Result<void> startAt(const LogPosition& position);
   // Divergence: cuts the log back. Blocks for the disk. Error WALSHIP_ERR_BUSY: somebody holds a page of the tail.
@@ -79,7 +81,6 @@ class Store {
  private:
   Store(Arena& arena, Log& log, const SyncSettings& sync) : arena_(arena), log_(log), sync_(sync) {}
   Result<void> loadTailPage(const LogPosition& tail);
-  void signalFlusher();
   Result<bool> flushBatch(bool syncNow);
 
   Arena& arena_;
@@ -91,7 +92,8 @@ class Store {
   std::condition_variable flushedMoved_;
   std::atomic<uint32_t> flushedWaiters_{0};
 
-  LogPosition received_;  // written by the pump; copied for the flusher into target_
+  bool flushDue_ = false;  // the tail has moved since passToFlusher(); pump
+  LogPosition received_;   // written by the pump; copied for the flusher into target_
   Pin tail_;
   std::atomic<uint64_t> receivedLsn_{0};
   std::atomic<uint64_t> flushedLsn_{0};
