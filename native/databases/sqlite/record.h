@@ -63,17 +63,21 @@ constexpr uint64_t pageRecordBytes(uint32_t pageCount, uint32_t pageBytes) {
 // Gathers pages and makes the record of them, in memory that is used again and again.
 class PageRecordWriter {
  public:
+  // A record takes no further page that would make it longer than this.
+  explicit PageRecordWriter(uint64_t bytesAim = kPageRecordBytesAim) : bytesAim_(bytesAim) {}
+
   // Begins a transaction: its first record.
   void begin(PageRecordType type, uint32_t pageBytes, bool noChange = false);
   // A later image of the same page within one record replaces the earlier one.
   void add(uint32_t page, Bytes image);
   uint32_t pageCount() const { return static_cast<uint32_t>(pages_.size()); }
-  bool full() const { return pageRecordBytes(pageCount() + 1, pageBytes_) > kPageRecordBytesAim; }
+  bool full() const { return pageRecordBytes(pageCount() + 1, pageBytes_) > bytesAim_; }
   // The record of what was added since the last one; valid until the next call. databasePages != 0: the last one of the
   // transaction.
   Bytes finish(uint32_t databasePages, const WalPlace& place, uint64_t commitUs);
 
  private:
+  uint64_t bytesAim_;
   PageRecordType type_ = PageRecordType::transaction;
   uint32_t pageBytes_ = 0;
   uint32_t part_ = 0;

@@ -4,6 +4,7 @@
 // Used by one thread at a time (Capture's lock).
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <functional>
 #include <optional>
@@ -18,7 +19,7 @@ class Transcriber {
  public:
   // `stop`: a wait for room in the log ends soon. The engine, the index and `stop` outlive the transcriber.
   Transcriber(Engine& engine, WalIndex& index, const std::atomic<bool>& stop)
-      : engine_(engine), index_(index), stop_(stop) {}
+      : engine_(engine), index_(index), stop_(stop), writer_(recordBytesAim(engine)) {}
 
   // The log's end is the database at `place`, `databasePages` large. `place.frame` 0: where the next generation begins,
   // whatever its salts will be.
@@ -52,6 +53,10 @@ class Transcriber {
   };
   using FrameSink = std::function<Result<void>(const WalFrameHeader& header, Bytes image, const Cursor& cursor)>;
 
+  // A small arena takes smaller records only.
+  static uint64_t recordBytesAim(Engine& engine) {
+    return std::min<uint64_t>(kPageRecordBytesAim, engine.pump().appender().appendBytesMax());
+  }
   Result<std::optional<Cursor>> cursor();
   // true: all of them were valid.
   Result<bool> forFrames(Cursor& cursor, uint32_t last, const FrameSink& sink);
