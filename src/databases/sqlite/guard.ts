@@ -26,8 +26,15 @@ export function refuseWrites(database: Database.Database, refusal: () => Walship
     value: (source: string) => {
       const statement = prepare(source) as Database.Statement;
       if (!statement.readonly) {
-        for (const name of ['run', 'get', 'all', 'iterate'] as const)
+        for (const name of ['run', 'get', 'all'] as const)
           guard(statement, name, statement[name].bind(statement) as Call);
+        const iterate = statement.iterate.bind(statement) as Call;
+        guard(statement, 'iterate', (...args) => {
+          // SQLite says no at the first step only.
+          const rows = iterate(...args) as IterableIterator<unknown>;
+          guard(rows, 'next', rows.next.bind(rows) as Call);
+          return rows;
+        });
       }
       return statement;
     },

@@ -1,7 +1,13 @@
 import { z } from 'zod';
 import { WalshipError } from '../../engine/errors.js';
 import type { NativeReplicaSettings } from '../../engine/native.js';
-import { type EngineOptions, problemsOf, type Upstream } from '../../engine/options.js';
+import {
+  type EngineOptions,
+  nativeSettings,
+  parseAddress,
+  problemsOf,
+  type Upstream,
+} from '../../engine/options.js';
 
 /** What {@link openReplicated} takes: the options of the engine, and those of the database. */
 export interface ReplicatedOptions extends Omit<EngineOptions, 'dir' | 'applied'> {
@@ -36,6 +42,17 @@ const ms = (low: number, high: number) => z.number().int().min(low).max(high);
 const schema = z.object({
   path: z.string().min(1),
   dir: z.string().min(1).optional(),
+  upstream: z
+    .strictObject({ address: z.string(), node: z.string().optional(), source: z.string().optional() })
+    .check((context) => {
+      try {
+        parseAddress(context.value.address);
+      } catch (error) {
+        const { message } = error as WalshipError;
+        context.issues.push({ code: 'custom', message, input: context.value, path: ['address'] });
+      }
+    })
+    .optional(),
   commitMode: z.enum(['async', 'wait']).optional(),
   commitTimeoutMs: ms(0, 3_600_000).optional(),
   checkpoint: z
@@ -52,23 +69,39 @@ const schema = z.object({
   pollMs: ms(1, 10_000).optional(),
 });
 
-/** The engine's part and the database's; the engine checks its own. @throws {WalshipError} `WALSHIP_ERR_CONFIG` */
+function engineProblems(options: EngineOptions): readonly string[] {
+  try {
+    nativeSettings(options);
+    return [];
+  } catch (error) {
+    const { details } = error as WalshipError;
+    if (!Array.isArray(details?.['problems'])) throw error;
+    return details['problems'] as string[];
+  }
+}
+
+/**
+ * The engine's part and the database's, with every problem of both told at once.
+ *
+ * @throws {WalshipError} `WALSHIP_ERR_CONFIG`
+ */
 export function split(options: ReplicatedOptions): {
   engine: EngineOptions;
   replica: NativeReplicaSettings;
 } {
+  const { path, dir, upstream: _, commitMode, commitTimeoutMs, checkpoint, pollMs, ...rest } = options;
+  const engine: EngineOptions = { ...rest, dir: dir ?? `${path}-log`, applied: 'manual' };
   const parsed = schema.safeParse(options);
-  if (!parsed.success) {
-    const problems = problemsOf(parsed.error);
+  const problems = [...(parsed.success ? [] : problemsOf(parsed.error)), ...engineProblems(engine)];
+  if (problems.length > 0) {
     throw new WalshipError(
       'WALSHIP_ERR_CONFIG',
       `${problems.length} problem(s) in the options:\n  ${problems.join('\n  ')}`,
       { details: { problems } },
     );
   }
-  const { path, dir, upstream, commitMode, commitTimeoutMs, checkpoint, pollMs, ...engine } = options;
   return {
-    engine: { ...engine, dir: dir ?? `${path}-log`, applied: 'manual' },
+    engine,
     replica: {
       path,
       commitMode: commitMode ?? 'async',

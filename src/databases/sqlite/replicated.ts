@@ -34,7 +34,8 @@ export interface ReplicatedStatus extends EngineStatus {
  * ```
  *
  * The database is in WAL mode and stays an ordinary one: other connections and processes may open it and, on the primary,
- * write to it. Checkpoints are walship's.
+ * write to it. Checkpoints are walship's, and nobody can change `journal_mode` while the node is open (`SQLITE_BUSY`). Only
+ * this file is replicated: a database that a connection has attached is not, unless it is a node's own, too.
  *
  * @throws {WalshipError} as {@link Engine.open}; `WALSHIP_ERR_SQLITE_MISSING` (better-sqlite3 is not installed),
  * `WALSHIP_ERR_SQLITE` (SQLite's own words).
