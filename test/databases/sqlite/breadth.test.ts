@@ -152,6 +152,56 @@ describe('statements', () => {
   });
 });
 
+describe.each(['async', 'wait'] as const)(
+  'a cache too small for a transaction, commit mode %s',
+  (commitMode) => {
+    test('pages that go to the WAL before the commit, some of them twice, some in vain', async () => {
+      const { a, b } = await pair({ commitMode });
+      a.db.pragma('cache_size = 8');
+      a.db.exec('create table t(id integer primary key, v text, n int)');
+      const insert = a.db.prepare('insert into t(v, n) values (?, ?)');
+      for (let round = 0; round < 12; round++) {
+        a.db.exec('begin');
+        for (let i = 0; i < 200; i++) insert.run('x'.repeat((i * 53) % 1500), i);
+        a.db.exec('savepoint s');
+        // The same pages again and again: SQLite overwrites their frames and corrects the checksums at the commit.
+        for (let i = 0; i < 3; i++) a.db.exec(`update t set n = n + ${i} where id % 5 = ${round % 5}`);
+        if (round % 3 === 1) a.db.exec('rollback to s');
+        a.db.exec(round % 4 === 3 ? 'rollback' : 'commit');
+        if (round % 4 === 2) a.db.exec('delete from t where id % 3 = 0');
+        if (commitMode === 'wait') expect(a.status().sqlite).toMatchObject({ snapshots: 1 });
+      }
+      await expectSame(a, b);
+      expect(a.status().sqlite).toMatchObject({ snapshots: 1 });
+      expect(a.status().sqlite.problem).toBeUndefined();
+    });
+
+    test('several processes, some of which die in the midst of a transaction', async () => {
+      const { a, b } = await pair({ commitMode });
+      a.db.exec('create table t(id integer primary key, who text, v blob)');
+      const insert = a.db.prepare("insert into t(who, v) values ('here', zeroblob(?))");
+      for (let round = 0; round < 6; round++) {
+        const dying = child();
+        await dying.plain(a.path);
+        await dying.exec('pragma cache_size = 4; pragma busy_timeout = 10000');
+        await dying.run("insert into t(who, v) values ('there', zeroblob(9000))");
+        await dying.exec('begin immediate');
+        for (let i = 0; i <= round; i++)
+          await dying.run("insert into t(who, v) values ('never', zeroblob(50000))");
+        await dying.kill();
+        for (let i = 0; i < 10; i++) insert.run(i * 700);
+      }
+      const there = await b.readAt(await a.committed());
+      expect(there.prepare('select who, count(*) c from t group by who order by who').all()).toEqual([
+        { who: 'here', c: 60 },
+        { who: 'there', c: 6 },
+      ]);
+      await expectSame(a, b);
+      expect(a.status().sqlite).toMatchObject({ snapshots: 1 });
+    });
+  },
+);
+
 describe('every page size', () => {
   test.each([512, 1024, 2048, 4096, 8192, 16384, 32768, 65536])('%i bytes', async (pageBytes) => {
     plainDatabase('a.db', (db) => {

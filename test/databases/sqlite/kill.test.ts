@@ -31,9 +31,10 @@ class Seat {
     return join(base, `${this.name}.db`);
   }
 
-  async open(upstream?: Seat): Promise<void> {
+  async open(upstream?: Seat, commitMode: 'async' | 'wait' = 'async'): Promise<void> {
     this.port = await this.process.open(
       options(this.name, {
+        commitMode,
         listen: `127.0.0.1:${this.port}`,
         commitRule: { level: 'flushed', any: 1 },
         checkpoint: { everyMs: 40, walBytes: 256 * 1024 },
@@ -97,7 +98,7 @@ test(`${kills} kills of the primary, at any moment`, { timeout: 60_000 + kills *
     expectWhole(await awaitBooks(standby, acknowledged), acknowledged);
     if (kill % 2 === 0) {
       // The same primary again, with everything that it had committed; its standby finds it by itself.
-      await primary.open();
+      await primary.open(undefined, kill % 4 === 0 ? 'wait' : 'async');
     } else {
       // The standby takes over, and the old primary comes back as a standby of it: without what it alone had.
       await standby.process.promote();

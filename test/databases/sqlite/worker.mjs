@@ -20,10 +20,11 @@ const database = () => plain ?? open().db;
 
 /**
  * Transfers between the rows of `account`, each with a row in `journal`, until told to stop. The parent is told the
- * number of each one once `committed()` has returned for it.
+ * number of each one once `committed()` has returned for it, or the commit itself in mode `wait`.
  */
 async function transfers(/** @type {{ stop: boolean }} */ control) {
   const { db } = open();
+  const waits = open().status().sqlite.commitMode === 'wait';
   const take = db.prepare('update account set balance = balance - ? where id = ?');
   const give = db.prepare('update account set balance = balance + ? where id = ?');
   const note = db.prepare('insert into journal(seq, note) values (?, ?)');
@@ -37,8 +38,12 @@ async function transfers(/** @type {{ stop: boolean }} */ control) {
   });
   while (!control.stop) {
     // Several between two waits: what a kill may take is then more than one transaction.
-    for (let i = 0; i <= seq % 3; i++) transfer(++seq);
-    await open().committed();
+    for (let i = seq % 3; i >= 0; i--) {
+      transfer(++seq);
+      if (waits) process.send?.({ acknowledged: seq });
+    }
+    if (waits) await new Promise((resolve) => setImmediate(resolve));
+    else await open().committed();
     process.send?.({ acknowledged: seq });
   }
 }
