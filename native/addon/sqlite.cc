@@ -55,6 +55,9 @@ Napi::Object statusOf(Napi::Env env, const ReplicaStatus& status) {
       out.Set("capturedLsn", toJs(env, capture.capturedLsn));
       out.Set("transactions", plain(capture.transactions));
       out.Set("snapshots", plain(capture.snapshots));
+      out.Set("snapshotLsn", toJs(env, capture.snapshotLsn));
+      out.Set("snapshotPages", plain(capture.snapshotPages));
+      out.Set("snapshotPagesDone", plain(capture.snapshotPagesDone));
       out.Set("walBytes", plain(capture.walBytes));
       out.Set("checkpoints", plain(capture.checkpoints));
       out.Set("walRestarts", plain(capture.restarts));
@@ -118,6 +121,9 @@ Napi::Object wrap(Napi::Env env, const Shared& shared) {
   });
   method("capture", [](const Napi::CallbackInfo& info, const Shared& box) {
     return lsnTask(info, box, [](Replica& replica) { return replica.captureNow(); });
+  });
+  method("snapshot", [](const Napi::CallbackInfo& info, const Shared& box) {
+    return lsnTask(info, box, [](Replica& replica) { return replica.snapshotNow(); });
   });
   method("undo", [](const Napi::CallbackInfo& info, const Shared& box) {
     return voidTask(info, box, [lsn = toU64(info[0]), timeoutMs = info[1].ToNumber().Uint32Value()](Replica& replica) {

@@ -57,7 +57,11 @@ export type EngineEventType =
   | 'writable'
   | 'storage-problem'
   | 'storage-ok'
-  | 'failed';
+  | 'failed'
+  | 'sqlite-snapshot'
+  | 'sqlite-problem'
+  | 'sqlite-capture-failed'
+  | 'sqlite-commit-timeout';
 
 /** Positions of this node. */
 export interface Positions {

@@ -352,6 +352,11 @@ export type NativeReplicaStatus = { readonly problem?: Error } & (
       readonly transactions: number;
       /** Times the whole database was put into the log. */
       readonly snapshots: number;
+      /** Where the last one of this run begins; 0 also if there was none. */
+      readonly snapshotLsn: bigint;
+      /** Of the snapshot under way, 0 if there is none. */
+      readonly snapshotPages: number;
+      readonly snapshotPagesDone: number;
       readonly walBytes: number;
       readonly checkpoints: number;
       readonly walRestarts: number;
@@ -386,6 +391,8 @@ export interface NativeReplica {
   stop(): Promise<void>;
   /** The LSN behind everything committed by now. */
   capture(): Promise<bigint>;
+  /** Puts the whole database into the log. The LSN behind it. */
+  snapshot(): Promise<bigint>;
   setCommitMode(mode: 'async' | 'wait'): void;
   /** Waits until a standby whose log was cut at `lsn` has taken its database back there. */
   undo(lsn: bigint, timeoutMs: number): Promise<void>;

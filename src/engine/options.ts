@@ -4,6 +4,8 @@ import type { CacheOptions } from '../cache/settings.js';
 import { WalshipError } from './errors.js';
 import type { NativeCommitRule, NativeSettings, NativeTarget } from './native.js';
 
+/** Of `log.retainBytes`. */
+export const defaultRetainBytes = 1 << 30;
 /** Below, a polling thread takes the core that the flusher or the peer needs: every hop between threads gets slower. */
 const spinCoresMin = 4;
 const KiB = 1024;
@@ -311,7 +313,7 @@ export function nativeSettings(options: EngineOptions): NativeSettings {
   const reconnectMsMin = links.reconnectMsMin ?? 50;
   const reconnectMsMax = links.reconnectMsMax ?? Math.max(2000, reconnectMsMin);
   const grantPages = links.grantPages ?? Math.min(16, Math.floor(arenaSlots / 4));
-  const retainBytes = log.retainBytes ?? 1024 * MiB;
+  const retainBytes = log.retainBytes ?? defaultRetainBytes;
   const retainBytesMax = log.retainBytesMax ?? Math.max(16 * 1024 * MiB, retainBytes);
 
   const problems: string[] = [];

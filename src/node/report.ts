@@ -61,6 +61,10 @@ function sentence({ type, node, message, lsn }: EngineEvent): string | undefined
     case 'moving':
       return `standby ${node} moves again`;
     case 'rule-failing':
+    case 'sqlite-snapshot':
+    case 'sqlite-problem':
+    case 'sqlite-capture-failed':
+    case 'sqlite-commit-timeout':
       return message;
     case 'rule-met':
       return 'the commit rule is met again';

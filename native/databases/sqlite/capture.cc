@@ -77,14 +77,20 @@ void Capture::event(const char* type, const Error& detail, uint64_t lsn) {
 CaptureStatus Capture::status() {
   CaptureStatus status;
   {
-    const std::lock_guard lock(mutex_);
-    if (transcriber_) {
-      status.capturedLsn = transcriber_->lsn();
-      status.transactions = transcriber_->transactions();
+    // A snapshot under way holds it for long; then what was seen last is told.
+    const std::unique_lock lock(mutex_, std::try_to_lock);
+    if (lock && transcriber_) {
+      seenLsn_.store(transcriber_->lsn());
+      seenTransactions_.store(transcriber_->transactions());
     }
-    status.snapshots = snapshots_;
-    status.problem = problem_;
+    if (lock) status.problem = problem_;
   }
+  status.capturedLsn = seenLsn_.load();
+  status.transactions = seenTransactions_.load();
+  status.snapshots = snapshots_.load();
+  status.snapshotLsn = snapshotLsn_.load();
+  status.snapshotPages = snapshotPages_.load();
+  status.snapshotPagesDone = snapshotPagesDone_.load();
   const uint64_t blockedSince = blockedSinceNs_.load();
   status.walBytes = walBytes_.load();
   status.checkpoints = checkpoints_.load();
@@ -102,6 +108,13 @@ Result<uint64_t> Capture::captureNow() {
   auto header = index_->readHeader();
   if (!header) return header.error();
   if (auto captured = captureTo(header.value()); !captured) return captured.error();
+  return transcriber_->lsn();
+}
+
+Result<uint64_t> Capture::snapshotNow() {
+  const std::lock_guard lock(mutex_);
+  if (!index_) return makeError("WALSHIP_ERR_CLOSED", "the database is not captured any more");
+  if (auto done = snapshot(); !done) return done.error();
   return transcriber_->lsn();
 }
 

@@ -30,6 +30,9 @@ struct CaptureStatus {
   uint64_t capturedLsn = 0;
   uint64_t transactions = 0;
   uint64_t snapshots = 0;
+  uint64_t snapshotLsn = 0;     // where the last one of this run begins; 0 also if there was none
+  uint32_t snapshotPages = 0;   // of the one under way: pages in all, and done
+  uint32_t snapshotPagesDone = 0;
   uint64_t walBytes = 0;
   uint64_t checkpoints = 0;
   uint64_t restarts = 0;        // of the WAL
@@ -54,6 +57,9 @@ class Capture final : private WalHook::Listener {
 
   // The LSN behind everything committed by now.
   Result<uint64_t> captureNow();
+  // Puts the database into the log whole, as one transaction, so that a node without any of it can begin there. Others
+  // may write meanwhile, but what waits for its commit rule waits for the end. The LSN behind it.
+  Result<uint64_t> snapshotNow();
   void setWait(bool wait);
   CaptureStatus status();
 
@@ -118,7 +124,12 @@ class Capture final : private WalHook::Listener {
   std::optional<Transcriber> transcriber_;
   std::optional<Error> problem_;
   bool snapshotDue_ = false;
-  uint64_t snapshots_ = 0;
+  std::atomic<uint64_t> seenLsn_{0};           // for status()
+  std::atomic<uint64_t> seenTransactions_{0};
+  std::atomic<uint64_t> snapshots_{0};
+  std::atomic<uint64_t> snapshotLsn_{0};
+  std::atomic<uint32_t> snapshotPages_{0};
+  std::atomic<uint32_t> snapshotPagesDone_{0};
   uint32_t pageBytes_ = 0;
 
   // ---- the checkpointer's; it holds the pin ----

@@ -97,14 +97,20 @@ Result<void> Replica::startStandby() {
   return {};
 }
 
-Result<uint64_t> Replica::captureNow() {
-  std::shared_ptr<Capture> capture;
-  {
-    const std::lock_guard lock(roleMutex_);
-    capture = capture_;
-  }
-  if (capture) return capture->captureNow();
+Result<std::shared_ptr<Capture>> Replica::capture() {
+  const std::lock_guard lock(roleMutex_);
+  if (capture_) return capture_;
   return makeError("WALSHIP_ERR_NOT_PRIMARY", "this node is not the primary of the database");
+}
+
+Result<uint64_t> Replica::captureNow() {
+  auto now = capture();
+  return now ? now.value()->captureNow() : now.error();
+}
+
+Result<uint64_t> Replica::snapshotNow() {
+  auto now = capture();
+  return now ? now.value()->snapshotNow() : now.error();
 }
 
 void Replica::setWait(bool wait) {

@@ -37,6 +37,8 @@ class Replica {
 
   // The LSN behind everything committed by now. WALSHIP_ERR_NOT_PRIMARY.
   Result<uint64_t> captureNow();
+  // See Capture::snapshotNow(). WALSHIP_ERR_NOT_PRIMARY.
+  Result<uint64_t> snapshotNow();
   void setWait(bool wait);
   // Waits until a standby whose log was cut at `lsn` is back there and has applied it.
   // WALSHIP_ERR_SQLITE_SNAPSHOT_NEEDED, WALSHIP_ERR_TIMEOUT.
@@ -48,6 +50,7 @@ class Replica {
       : engine_(engine), settings_(std::move(settings)), events_(std::move(events)) {}
   Result<void> stopRole(WalHook::Mode then);
   Result<void> finishStandby();
+  Result<std::shared_ptr<Capture>> capture();
 
   Engine& engine_;
   const ReplicaSettings settings_;

@@ -190,8 +190,16 @@ Result<void> Capture::snapshot() {
     outcome = pages ? pageBytes.error() : pages.error();
   } else {
     pageBytes_ = pageBytes.value();
-    outcome = transcriber_->appendSnapshot(header, pageBytes.value(), pages.value(), [](uint32_t) {});
-    if (outcome) ++snapshots_;
+    const uint64_t beginLsn = engine_.pump().appender().endLsn();
+    snapshotPages_.store(pages.value());
+    outcome = transcriber_->appendSnapshot(header, pageBytes.value(), pages.value(),
+                                           [this](uint32_t done) { snapshotPagesDone_.store(done); });
+    snapshotPages_.store(0);
+    snapshotPagesDone_.store(0);
+    if (outcome) {
+      snapshots_.fetch_add(1);
+      snapshotLsn_.store(beginLsn);
+    }
   }
   sqlite3_exec(connection_.get(), "ROLLBACK", nullptr, nullptr, nullptr);
   if (outcome) snapshotDue_ = false;

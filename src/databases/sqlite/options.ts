@@ -23,6 +23,12 @@ export interface ReplicatedOptions extends Omit<EngineOptions, 'dir' | 'applied'
    */
   readonly commitMode?: 'async' | 'wait';
   /**
+   * With `upstream`: begin anew from a snapshot in the upstream's log, for a node that is refused with
+   * `WALSHIP_ERR_TOO_FAR_BEHIND` or whose log is damaged. The log so far is renamed, not removed; the database stays
+   * readable, as it was, until the snapshot has come.
+   */
+  readonly reseed?: boolean;
+  /**
    * How long a commit waits in mode `wait`; it then returns although the rule does not hold, and a `commit-timeout` event
    * says so. Default 0: without end, and the whole thread waits with it.
    */
@@ -54,6 +60,7 @@ const schema = z.object({
     })
     .optional(),
   commitMode: z.enum(['async', 'wait']).optional(),
+  reseed: z.boolean().optional(),
   commitTimeoutMs: ms(0, 3_600_000).optional(),
   checkpoint: z
     .strictObject({
@@ -89,10 +96,22 @@ export function split(options: ReplicatedOptions): {
   engine: EngineOptions;
   replica: NativeReplicaSettings;
 } {
-  const { path, dir, upstream: _, commitMode, commitTimeoutMs, checkpoint, pollMs, ...rest } = options;
+  const {
+    path,
+    dir,
+    upstream: _,
+    commitMode,
+    reseed,
+    commitTimeoutMs,
+    checkpoint,
+    pollMs,
+    ...rest
+  } = options;
   const engine: EngineOptions = { ...rest, dir: dir ?? `${path}-log`, applied: 'manual' };
   const parsed = schema.safeParse(options);
   const problems = [...(parsed.success ? [] : problemsOf(parsed.error)), ...engineProblems(engine)];
+  if (reseed === true && options.upstream === undefined)
+    problems.push('reseed: needs upstream, whose log has the snapshot to begin from');
   if (problems.length > 0) {
     throw new WalshipError(
       'WALSHIP_ERR_CONFIG',

@@ -10,10 +10,13 @@ import {
   native,
   settled,
 } from '../../engine/native.js';
-import type { Upstream } from '../../engine/options.js';
+import { defaultRetainBytes, type EngineOptions, type Upstream } from '../../engine/options.js';
 import { loadSqlite } from './extension.js';
 import { refuseWrites } from './guard.js';
 import { type ReplicatedOptions, split } from './options.js';
+import { setLogAside, snapshotDue } from './snapshots.js';
+
+const snapshotLookMs = 1000;
 
 /** What a replicated database tells of itself: the engine's status, and the replica's. */
 export interface ReplicatedStatus extends EngineStatus {
@@ -43,6 +46,7 @@ export interface ReplicatedStatus extends EngineStatus {
 export async function openReplicated(options: ReplicatedOptions): Promise<Replicated> {
   const { engine: engineOptions, replica: settings } = split(options);
   const Sqlite = loadSqlite();
+  const logSetAside = options.reseed === true ? await reseed(engineOptions) : undefined;
   const engine = await Engine.open(engineOptions);
   try {
     const early: EngineEvent[] = [];
@@ -53,7 +57,9 @@ export async function openReplicated(options: ReplicatedOptions): Promise<Replic
         else early.push(event as EngineEvent);
       }),
     );
-    node = new Replicated(engine, replica, Sqlite, settings.path, settings.commitMode);
+    const { path, commitMode } = settings;
+    const retainBytes = engineOptions.log?.retainBytes ?? defaultRetainBytes;
+    node = new Replicated(engine, replica, Sqlite, { path, commitMode, retainBytes, logSetAside });
     for (const event of early) node.emit('event', event);
     if (options.upstream) await node.follow(options.upstream);
     else await node.promote();
@@ -62,6 +68,25 @@ export async function openReplicated(options: ReplicatedOptions): Promise<Replic
     await engine.close();
     throw error;
   }
+}
+
+/** Only a log that no engine has open is set aside. */
+async function reseed(options: EngineOptions): Promise<string | undefined> {
+  const { listen: _, ...alone } = options;
+  try {
+    await (await Engine.open(alone)).close();
+  } catch (error) {
+    if (!(error instanceof WalshipError) || !error.code.startsWith('WALSHIP_ERR_LOG_')) throw error;
+    if (error.code === 'WALSHIP_ERR_LOG_LOCKED') throw error;
+  }
+  return setLogAside(options.dir, new Date());
+}
+
+interface Facts {
+  readonly path: string;
+  readonly commitMode: 'async' | 'wait';
+  readonly retainBytes: number;
+  readonly logSetAside: string | undefined;
 }
 
 /**
@@ -73,6 +98,9 @@ export class Replicated extends EventEmitter<{ event: [EngineEvent]; role: ['pri
   /** The engine under it: links, positions, commit rule. */
   readonly engine: Engine;
   readonly path: string;
+  /** Where the log of before is, if this node was opened with `reseed`. */
+  readonly logSetAside: string | undefined;
+  readonly #retainBytes: number;
   readonly #replica: NativeReplica;
   readonly #sqlite: typeof Database;
   #commitMode: 'async' | 'wait';
@@ -81,21 +109,19 @@ export class Replicated extends EventEmitter<{ event: [EngineEvent]; role: ['pri
   /** Changes of role, one behind the other. */
   #changing: Promise<unknown> = Promise.resolve();
   #closing: Promise<void> | undefined;
+  #snapshotTimer: NodeJS.Timeout | undefined;
+  #snapshotTold = false;
 
   /** @internal */
-  constructor(
-    engine: Engine,
-    replica: NativeReplica,
-    Sqlite: typeof Database,
-    path: string,
-    commitMode: 'async' | 'wait',
-  ) {
+  constructor(engine: Engine, replica: NativeReplica, Sqlite: typeof Database, facts: Facts) {
     super();
     this.engine = engine;
-    this.path = path;
+    this.path = facts.path;
+    this.logSetAside = facts.logSetAside;
+    this.#retainBytes = facts.retainBytes;
     this.#replica = replica;
     this.#sqlite = Sqlite;
-    this.#commitMode = commitMode;
+    this.#commitMode = facts.commitMode;
     engine.on('event', (event) => this.emit('event', event));
   }
 
@@ -162,6 +188,7 @@ export class Replicated extends EventEmitter<{ event: [EngineEvent]; role: ['pri
       this.#shut();
       await settled(this.#replica.startPrimary());
       this.#upstream = undefined;
+      this.#snapshotTimer = setInterval(() => this.#keepSnapshot(), snapshotLookMs).unref();
       return reached;
     });
   }
@@ -172,12 +199,25 @@ export class Replicated extends EventEmitter<{ event: [EngineEvent]; role: ['pri
    */
   follow(upstream: Upstream): Promise<void> {
     return this.#change(async () => {
+      clearInterval(this.#snapshotTimer);
       this.#shut();
       await settled(this.#replica.stop());
       await this.engine.follow(upstream);
       this.#upstream = upstream;
       await settled(this.#replica.startStandby());
     });
+  }
+
+  /**
+   * Puts the whole database into the log, as one transaction: a node that has none of it begins there. The primary does
+   * so by itself whenever the log no longer holds the last one. Others go on writing meanwhile; commits that wait for the
+   * commit rule wait for its end.
+   *
+   * @returns the LSN behind it
+   * @throws {WalshipError} `WALSHIP_ERR_NOT_PRIMARY`
+   */
+  snapshot(): Promise<Lsn> {
+    return settled(this.#replica.snapshot());
   }
 
   status(): ReplicatedStatus {
@@ -200,6 +240,7 @@ export class Replicated extends EventEmitter<{ event: [EngineEvent]; role: ['pri
 
   async #close(): Promise<void> {
     await this.#changing.catch(() => {});
+    clearInterval(this.#snapshotTimer);
     this.#shut();
     try {
       await settled(this.#replica.stop());
@@ -217,6 +258,35 @@ export class Replicated extends EventEmitter<{ event: [EngineEvent]; role: ['pri
     });
     this.#changing = done.catch(() => {});
     return done;
+  }
+
+  #keepSnapshot(): void {
+    if (this.#closing) return;
+    const { log, sqlite } = this.status();
+    if (sqlite.role !== 'primary' || sqlite.snapshotPages > 0) return;
+    const { snapshotLsn } = sqlite;
+    const size = (what: string) => this.db.pragma(what, { simple: true }) as number;
+    const databaseBytes = size('page_count') * size('page_size');
+    const due = snapshotDue({
+      firstLsn: log.firstLsn,
+      snapshotLsn,
+      databaseBytes,
+      retainBytes: this.#retainBytes,
+    });
+    if (due === 'yes') this.snapshot().catch((error: WalshipError) => this.#tell(error.code, error.message));
+    if (due === 'too-large' && !this.#snapshotTold) {
+      this.#snapshotTold = true;
+      this.#tell(
+        'WALSHIP_ERR_SQLITE_RETENTION',
+        `a new standby cannot begin: the log keeps ${this.#retainBytes} bytes, the database has ${databaseBytes}; ` +
+          'set log.retainBytes to at least twice that',
+      );
+    }
+  }
+
+  #tell(code: string, message: string): void {
+    const { nodeId, positions } = this.engine;
+    this.emit('event', { type: 'sqlite-snapshot', node: nodeId, code, message, lsn: positions.received });
   }
 
   #shut(): void {
