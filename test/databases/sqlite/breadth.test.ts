@@ -129,6 +129,31 @@ describe('statements', () => {
     await expectSame(a, b);
   });
 
+  test('a database that shrinks and grows again, with a checkpoint between on the standby only', async () => {
+    // What stood in a page before it was cut off is in the primary's WAL, and no more on the standby.
+    const a = await open('a', {
+      commitRule: { level: 'flushed', any: 1 },
+      checkpoint: { everyMs: 3_600_000 },
+    });
+    const b = await open('b', { upstream: upstreamOf(a), checkpoint: { everyMs: 10, walBytes: 65536 } });
+    a.db.exec('create table t(id integer primary key, v text)');
+    const fill = (
+      mark: string,
+    ) => `with recursive n(i) as (select 1 union all select i + 1 from n where i < 150)
+      insert into t(v) select printf('%.*c', 20000, '${mark}') from n;`;
+    for (const mark of ['A', 'B', 'C']) {
+      a.db.exec(fill(mark));
+      a.db.exec('delete from t');
+      a.db.exec('vacuum');
+      await b.readAt(await a.committed());
+      await pause(60);
+      a.db.exec(`begin; ${fill('z')} delete from t where id % 10 <> 0; commit`);
+      await b.readAt(await a.committed());
+      expect(b.db.pragma('freelist_count', { simple: true })).toBeGreaterThan(100);
+    }
+    await expectSame(a, b);
+  });
+
   test('VACUUM, incremental VACUUM and a database that becomes smaller', async () => {
     const { a, b } = await pair();
     a.db.exec('create table t(id integer primary key, v blob)');
