@@ -1,4 +1,15 @@
 export type { CacheOptions } from './cache/settings.js';
+export {
+  type CheckedDatabase,
+  checkDatabase,
+  inspectDatabase,
+  type OfflineOptions,
+  type RestoredDatabase,
+  type RestoreTarget,
+  restoreDatabase,
+  type SqliteFacts,
+} from './databases/sqlite/files.js';
+export type { LoggedTransaction, SqliteLogSurvey, SqliteSidecar } from './databases/sqlite/native.js';
 export type { ReplicatedOptions } from './databases/sqlite/options.js';
 export { openReplicated, Replicated, type ReplicatedStatus } from './databases/sqlite/replicated.js';
 export { type Capabilities, capabilities } from './engine/capabilities.js';

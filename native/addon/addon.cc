@@ -6,6 +6,7 @@
 #include "addon/log.h"
 #ifdef WALSHIP_WITH_SQLITE
 #include "addon/sqlite.h"
+#include "addon/sqlite_files.h"
 #endif
 
 namespace {
@@ -25,6 +26,10 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("exportLog", Napi::Function::New(env, walship::addon::exportLog));
 #ifdef WALSHIP_WITH_SQLITE
   exports.Set("openReplica", Napi::Function::New(env, walship::addon::openReplica));
+  exports.Set("surveySqliteLog", Napi::Function::New(env, walship::addon::surveySqliteLog));
+  exports.Set("restoreSqlite", Napi::Function::New(env, walship::addon::restoreSqlite));
+  exports.Set("compareSqlite", Napi::Function::New(env, walship::addon::compareSqlite));
+  exports.Set("inspectSidecar", Napi::Function::New(env, walship::addon::inspectSidecar));
 #endif
   return exports;
 }

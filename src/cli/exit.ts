@@ -6,7 +6,7 @@ export const exitCode = {
   failed: 1,
   usage: 2,
   unreachable: 3,
-  logProblems: 4,
+  problems: 4,
 } as const;
 
 /** A wrong use of the command: its message is for the person who typed it. */

@@ -5,7 +5,7 @@ import { formatLsn, type Lsn } from '../engine/lsn.js';
 import type { LogProblem, LogSummary } from '../engine/native.js';
 import { readableSize, readableTime, sizeText } from '../node/units.js';
 import { exitCode, UsageError } from './exit.js';
-import { columns, jsonText, type Paint, paintFor, print } from './terminal.js';
+import { columns, jsonText, type Paint, paintFor, print, withProgress } from './terminal.js';
 
 /** `walship log inspect` */
 export async function inspect(
@@ -15,7 +15,7 @@ export async function inspect(
   const summary = await inspectLog(path);
   if (options.json) print(jsonText(summary, 2));
   else print(renderSummary(summary, options.segments === true, paintFor(process.stdout)));
-  return summary.problems.length > 0 ? exitCode.logProblems : exitCode.ok;
+  return summary.problems.length > 0 ? exitCode.problems : exitCode.ok;
 }
 
 function renderSummary(summary: LogSummary, segments: boolean, paint: Paint): string {
@@ -88,19 +88,7 @@ function problemText({ code, message, file, offset }: LogProblem): string {
 /** `walship log verify` */
 export async function verify(path: string, options: { json?: boolean }): Promise<number> {
   const paint = paintFor(process.stdout);
-  const terminal = process.stderr.isTTY === true;
-  const found = await verifyLog(path, {
-    ...(terminal && {
-      onProgress: (done: number, total: number) => {
-        if (total > 0) {
-          const percent = Math.floor((done * 100) / total);
-          process.stderr.write(`\r\u001b[K${percent} %  ${readableSize(done)} of ${readableSize(total)}`);
-        }
-      },
-    }),
-  }).finally(() => {
-    if (terminal) process.stderr.write('\r\u001b[K');
-  });
+  const found = await withProgress((onProgress) => verifyLog(path, onProgress && { onProgress }));
   const bad = found.problems.length > 0;
   if (options.json) print(jsonText(found, 2));
   else {
@@ -119,7 +107,7 @@ export async function verify(path: string, options: { json?: boolean }): Promise
       );
     }
   }
-  return bad ? exitCode.logProblems : exitCode.ok;
+  return bad ? exitCode.problems : exitCode.ok;
 }
 
 export interface ExportOptions {
@@ -154,7 +142,7 @@ export async function exportRange(path: string, options: ExportOptions): Promise
       error.code === 'WALSHIP_ERR_LOG_CORRUPT' || error.code === 'WALSHIP_ERR_LOG_SEGMENT_MISSING';
     if (!damage) throw error;
     process.stderr.write(`walship: ${error.message} [${error.code}]\nwhat lies before it has been written\n`);
-    return exitCode.logProblems;
+    return exitCode.problems;
   } finally {
     if (!toStdout) closeSync(fd);
   }

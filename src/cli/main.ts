@@ -1,7 +1,9 @@
 #!/usr/bin/env node
 import { readFileSync } from 'node:fs';
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
+import type { RestoreTarget } from '../databases/sqlite/files.js';
 import { parseLsn } from '../engine/lsn.js';
+import { parseTimeUs } from '../node/units.js';
 import { exitCode, outcomeOf } from './exit.js';
 
 // Each command's code is loaded when it runs: help needs no addon.
@@ -31,7 +33,7 @@ Exit codes:
   1  failed: the message says what and why
   2  wrong use: an option, an argument or the configuration file
   3  no node answers at the address
-  4  the log has problems (log inspect, log verify, log export)`,
+  4  the log or the database has problems (log inspect, log verify, log export, sqlite restore, sqlite check)`,
   );
 
 /** Runs a command's code and takes its outcome for the exit code. */
@@ -185,6 +187,71 @@ Examples:
   )
   .action(does(async (path, options) => (await import('./log.js')).exportRange(path, options)));
 
+const sqlite = program
+  .command('sqlite')
+  .description('Works on the files of a replicated SQLite database, without a running node.');
+
+sqlite
+  .command('status')
+  .description('Shows what is known of a database and its log: applied LSN, last commit, WAL, snapshots.')
+  .argument('<database>', 'the database file')
+  .option('--log <dir>', "the log's directory (default: the database file's name with -log behind it)")
+  .option('--json', 'as JSON; LSNs are decimal text, times are µs since 1970')
+  .addHelpText(
+    'after',
+    `
+Reads the whole log and changes nothing, also while a node runs. What a running node has applied since its last
+checkpoint is known to the node alone.
+
+Example:
+  $ walship sqlite status /var/lib/app/app.db`,
+  )
+  .action(does(async (database, options) => (await import('./sqlite.js')).status(database, options)));
+
+sqlite
+  .command('restore')
+  .description('Makes a new database file from a log, as it was at an LSN or a time.')
+  .argument('<dir>', "the log's directory")
+  .argument('<file>', 'the database file to make; nothing is overwritten')
+  .option(
+    '--to <target>',
+    'the last transaction wanted: an LSN, or a time (default: the end of the log)',
+    target,
+  )
+  .option('--json', 'as JSON; LSNs are decimal text, times are µs since 1970')
+  .addHelpText(
+    'after',
+    `
+With an LSN: every transaction that ends at or below it. With a time: every transaction before the first one that was
+committed later, by the clock of its primary. The log is only read, also while a node runs. Restoring begins at the last
+snapshot in the log before that, so the log must hold one, or reach back to the database's first transaction.
+Exit code 4 if SQLite's integrity check finds something wrong in the new file.
+
+Examples:
+  $ walship sqlite restore /var/lib/app/app.db-log before.db --to 2026-05-01T12:30:00Z
+  $ walship sqlite restore /var/lib/app/app.db-log before.db --to 0/16B3740`,
+  )
+  .action(does(async (dir, file, options) => (await import('./sqlite.js')).restore(dir, file, options)));
+
+sqlite
+  .command('check')
+  .description('Compares a database, page by page, with what its log says, and runs the integrity check.')
+  .argument('<database>', 'the database file')
+  .option('--log <dir>', "the log's directory (default: the database file's name with -log behind it)")
+  .option('--json', 'as JSON; LSNs are decimal text, times are µs since 1970')
+  .addHelpText(
+    'after',
+    `
+Stop the node first. Nothing is changed: the integrity check runs on a copy, which needs as much room as the database,
+in the same directory. A copy of a replicated database, or a restored one, may be checked against any node's log.
+Exit code 4 if there are differences, with the numbers of the pages.
+
+Examples:
+  $ walship sqlite check /var/lib/app/app.db
+  $ walship sqlite check before.db --log /var/lib/app/app.db-log`,
+  )
+  .action(does(async (database, options) => (await import('./sqlite.js')).check(database, options)));
+
 program
   .command('capabilities')
   .description('Says what this host has of RDMA, and what to do about what is missing.')
@@ -216,6 +283,15 @@ function seconds(text: string): number {
 function epoch(text: string): bigint {
   if (/^[1-9][0-9]{0,18}$/.test(text)) return BigInt(text);
   throw new InvalidArgumentError('It must be a whole number of 1 or more.');
+}
+
+function target(text: string): RestoreTarget {
+  const time = parseTimeUs(text);
+  if (time !== undefined) return { timeUs: time };
+  if (/^[0-9A-Fa-f/]+$/.test(text)) return { lsn: lsn(text) };
+  throw new InvalidArgumentError(
+    'It must be an LSN, such as 0/16B3740, or a time, such as 2026-05-01T12:30:00Z.',
+  );
 }
 
 function lsn(text: string): bigint {

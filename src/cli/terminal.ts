@@ -1,4 +1,5 @@
 import { styleText } from 'node:util';
+import { readableSize } from '../node/units.js';
 
 /** Colours where a person looks and has not asked for none (https://no-color.org). */
 export interface Paint {
@@ -53,4 +54,20 @@ export function jsonText(value: unknown, indent?: number): string {
 
 export function print(text: string): void {
   process.stdout.write(`${text}\n`);
+}
+
+/** Runs `work`, and shows how far it is on a terminal. */
+export async function withProgress<T>(
+  work: (onProgress: ((doneBytes: number, totalBytes: number) => void) | undefined) => Promise<T>,
+): Promise<T> {
+  if (process.stderr.isTTY !== true) return work(undefined);
+  try {
+    return await work((done, total) => {
+      if (total === 0) return;
+      const percent = Math.floor((done * 100) / total);
+      process.stderr.write(`\r\u001b[K${percent} %  ${readableSize(done)} of ${readableSize(total)}`);
+    });
+  } finally {
+    process.stderr.write('\r\u001b[K');
+  }
 }

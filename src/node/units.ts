@@ -61,3 +61,20 @@ function rounded(value: number, whole: boolean): string {
   if (whole || value >= 100) return String(Math.round(value));
   return String(Number(value.toPrecision(3)));
 }
+
+/**
+ * The µs since 1970 in `2026-05-01T12:30:00Z`; seconds and up to six digits behind them may be left out, and the offset
+ * of a time zone may stand for Z. Undefined if it is no such time.
+ */
+export function parseTimeUs(text: string): number | undefined {
+  const match = /^(\d{4}-\d\d-\d\dT\d\d:\d\d)(:\d\d)?(?:\.(\d{1,6}))?(Z|[+-]\d\d:\d\d)$/.exec(text);
+  if (!match || (match[3] !== undefined && match[2] === undefined)) return undefined;
+  const ms = Date.parse(`${match[1]}${match[2] ?? ':00'}${match[4]}`);
+  return ms >= 0 ? ms * 1000 + Number((match[3] ?? '').padEnd(6, '0')) : undefined;
+}
+
+/** `2026-05-01T12:30:00.000000Z`: what {@link parseTimeUs} reads. */
+export function formatTimeUs(timeUs: number): string {
+  const seconds = new Date(Math.floor(timeUs / 1_000_000) * 1000).toISOString().slice(0, 19);
+  return `${seconds}.${String(timeUs % 1_000_000).padStart(6, '0')}Z`;
+}

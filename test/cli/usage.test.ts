@@ -12,7 +12,7 @@ test('help and version', async () => {
     walship(['log', 'export', '--help']),
   ]);
   expect(help.code).toBe(0);
-  for (const command of ['node', 'status', 'promote', 'follow', 'log', 'capabilities', 'config']) {
+  for (const command of ['node', 'status', 'promote', 'follow', 'log', 'sqlite', 'capabilities', 'config']) {
     expect(help.stdout).toMatch(new RegExp(`^ {2}${command} `, 'm'));
   }
   for (const code of [0, 1, 2, 3, 4]) expect(help.stdout).toMatch(new RegExp(`^ {2}${code} {2}\\w`, 'm'));
