@@ -50,6 +50,7 @@ Napi::Object comparisonToJs(Napi::Env env, const DatabaseComparison& comparison)
   out.Set("databasePages", comparison.databasePages);
   out.Set("walFrames", comparison.walFrames);
   out.Set("compared", static_cast<double>(comparison.compared));
+  out.Set("uncaptured", static_cast<double>(comparison.uncaptured));
   out.Set("closest", transactionToJs(env, comparison.closest));
   out.Set("loggedPages", comparison.loggedPages);
   out.Set("differentCount", static_cast<double>(comparison.differentCount));

@@ -111,8 +111,6 @@ export async function check(database: string, options: Options): Promise<number>
       if (databasePages !== loggedPages)
         lines.push(`it has ${count(databasePages, 'page')}, the log says ${loggedPages}`);
       if (different.length > 0) lines.push(`different: ${pagesText(different, checked.pageBytes)}`);
-      if (checked.sidecar.role === 'primary' && !checked.sidecar.closedCleanly)
-        lines.push('note: this primary was not closed cleanly; its last commits may have missed the log');
     }
     print(lines.join('\n'));
   }

@@ -14,7 +14,8 @@ namespace {
 struct Pages {
   uint32_t pageBytes = 0;
   uint32_t walFrames = 0;
-  std::vector<uint64_t> sums;
+  uint64_t uncaptured = 0;
+  std::vector<std::optional<uint64_t>> sums;  // none: only a later image is left than the log can have
 };
 
 // Frames of whole transactions: page to the offset of its last image. As SQLite recovers a WAL.
@@ -22,9 +23,13 @@ struct WalImages {
   uint32_t frames = 0;
   uint32_t databasePages = 0;  // 0: no transaction
   std::unordered_map<uint32_t, uint64_t> images;
+  uint64_t uncaptured = 0;                       // transactions behind the log's end
+  std::unordered_map<uint32_t, uint64_t> later;  // and their pages, which a checkpoint may have copied already
 };
 
-Result<WalImages> readWal(const Fd& wal, const std::string& file, uint64_t bytes, uint32_t& pageBytes) {
+// `end`: what lies behind this place is not in the log.
+Result<WalImages> readWal(const Fd& wal, const std::string& file, uint64_t bytes, const WalPlace& end,
+                          uint32_t& pageBytes) {
   WalImages found;
   std::array<std::byte, kWalHeaderBytes> start;
   WalFileHeader header;
@@ -35,6 +40,7 @@ Result<WalImages> readWal(const Fd& wal, const std::string& file, uint64_t bytes
   std::vector<std::byte> frame(kWalFrameHeaderBytes + pageBytes);
   std::unordered_map<uint32_t, uint64_t> open;
   WalChecksum sum = header.sum;
+  bool captured = end != WalPlace{header.salts, 0, sum};
   for (uint32_t at = 1; walFrameOffset(at + 1, pageBytes) <= bytes; ++at) {
     const uint64_t offset = walFrameOffset(at, pageBytes);
     if (auto read = readAt(wal.get(), frame, offset, file); !read) return read.error();
@@ -42,15 +48,21 @@ Result<WalImages> readWal(const Fd& wal, const std::string& file, uint64_t bytes
     const WalFrameHeader place = decodeWalFrameHeader(frame);
     open[place.page] = offset + kWalFrameHeaderBytes;
     if (place.dbPages == 0) continue;
-    for (const auto& [page, image] : open) found.images[page] = image;
+    auto& images = captured ? found.images : found.later;
+    for (const auto& [page, image] : open) images[page] = image;
     open.clear();
     found.frames = at;
-    found.databasePages = place.dbPages;
+    if (captured) {
+      found.databasePages = place.dbPages;
+    } else {
+      ++found.uncaptured;
+    }
+    if (end == WalPlace{header.salts, at, sum}) captured = false;
   }
   return found;
 }
 
-Result<Pages> readDatabase(const std::string& file) {
+Result<Pages> readDatabase(const std::string& file, const WalPlace& end) {
   auto size = sizeOf(file);
   if (!size) return size.error();
   auto opened = openFile(file, O_RDONLY);
@@ -73,7 +85,7 @@ Result<Pages> readDatabase(const std::string& file) {
     auto walSize = sizeOf(walFile);
     if (!walSize) return walSize.error();
     uint32_t walPageBytes = pages.pageBytes;
-    auto found = readWal(wal, walFile, walSize.value(), walPageBytes);
+    auto found = readWal(wal, walFile, walSize.value(), end, walPageBytes);
     if (!found) return found.error();
     images = found.take();
     if (images.databasePages != 0) pages.pageBytes = walPageBytes;
@@ -82,6 +94,7 @@ Result<Pages> readDatabase(const std::string& file) {
     return fileError("WALSHIP_ERR_SQLITE", file + " is no SQLite database", file, kSizeAt);
   }
   pages.walFrames = images.frames;
+  pages.uncaptured = images.uncaptured;
   const uint64_t inFile = size.value() / pages.pageBytes;
   const uint64_t count = images.databasePages != 0 ? images.databasePages : inFile;
   std::vector<std::byte> image(pages.pageBytes);
@@ -89,13 +102,16 @@ Result<Pages> readDatabase(const std::string& file) {
     const auto framed = images.images.find(static_cast<uint32_t>(page));
     if (framed != images.images.end()) {
       if (auto read = readAt(wal.get(), image, framed->second, walFile); !read) return read.error();
+    } else if (images.later.contains(static_cast<uint32_t>(page))) {
+      pages.sums.emplace_back();
+      continue;
     } else if (page <= inFile) {
       auto read = readAt(opened.value().get(), image, (page - 1) * pages.pageBytes, file);
       if (!read) return read.error();
     } else {
       std::fill(image.begin(), image.end(), std::byte{0});  // the lock-byte page may lie behind the file's end
     }
-    pages.sums.push_back(checksum(image));
+    pages.sums.emplace_back(checksum(image));
   }
   return pages;
 }
@@ -113,10 +129,10 @@ class Replay {
       if (page == lockBytePage(pageBytes_)) continue;
       if (page > sums_.size()) sums_.resize(page);
       std::optional<uint64_t>& known = sums_[page - 1];
-      if (known) --compared_;
+      if (comparable(page)) --compared_;
       if (wrong(page)) --different_;
       known = sum;
-      ++compared_;
+      if (comparable(page)) ++compared_;
       if (wrong(page)) ++different_;
     }
     forgetFrom(whole.databasePages);
@@ -143,14 +159,13 @@ class Replay {
     const uint64_t there = database_.sums.size();
     return std::max<uint64_t>(there, loggedPages_) - std::min<uint64_t>(there, loggedPages_);
   }
-  bool wrong(uint32_t page) const {
-    const auto& known = sums_[page - 1];
-    return known && page <= database_.sums.size() && database_.sums[page - 1] != *known;
+  bool comparable(uint32_t page) const {
+    return sums_[page - 1] && page <= database_.sums.size() && database_.sums[page - 1];
   }
+  bool wrong(uint32_t page) const { return comparable(page) && *database_.sums[page - 1] != *sums_[page - 1]; }
   void forgetFrom(uint32_t pages) {
     for (uint32_t page = pages + 1; page <= sums_.size(); ++page) {
-      if (!sums_[page - 1]) continue;
-      --compared_;
+      if (comparable(page)) --compared_;
       if (wrong(page)) --different_;
     }
     if (pages < sums_.size()) sums_.resize(pages);
@@ -202,7 +217,7 @@ Result<DatabaseComparison> compareSqlite(const std::string& database, const std:
   auto sidecar = Sidecar::open(database);
   if (!sidecar) return sidecar.error();
   const uint64_t appliedLsn = sidecar.value()->state().appliedLsn;
-  auto read = readDatabase(database);
+  auto read = readDatabase(database, survey.last->place);
   if (!read) return read.error();
   const Pages& pages = read.value();
 
@@ -210,6 +225,7 @@ Result<DatabaseComparison> compareSqlite(const std::string& database, const std:
   outcome.pageBytes = pages.pageBytes;
   outcome.databasePages = static_cast<uint32_t>(pages.sums.size());
   outcome.walFrames = pages.walFrames;
+  outcome.uncaptured = pages.uncaptured;
   outcome.differentCount = UINT64_MAX;
   Replay first(pages);
   auto passed = replay(logDir, survey.startLsn, survey.last->endLsn, first, [&](const LoggedTransaction& whole) {

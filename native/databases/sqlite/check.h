@@ -12,7 +12,9 @@ struct DatabaseComparison {
   uint32_t pageBytes = 0;
   uint32_t databasePages = 0;
   uint32_t walFrames = 0;  // of whole transactions, in the WAL file
-  uint64_t compared = 0;   // pages; the others are older than the log
+  uint64_t compared = 0;   // pages; the others are older than the log, or of the transactions in the next line
+  // In the WAL of a primary that was killed before they came into the log; its next start appends them.
+  uint64_t uncaptured = 0;
   // The state in the log that it is, or, when it is none, comes closest to. At or behind the applied LSN.
   LoggedTransaction closest;
   uint32_t loggedPages = 0;           // the database's size there

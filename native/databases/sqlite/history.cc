@@ -48,7 +48,7 @@ std::optional<LoggedTransaction> TransactionAssembler::take(const LogRecord& rec
   if (!header.last()) return std::nullopt;
   const LoggedTransaction whole{*open_,           record.endLsn,        header.commitUs,
                                 header.pageBytes, header.databasePages, header.type == PageRecordType::snapshot,
-                                header.noChange()};
+                                header.noChange(),   header.place};
   open_.reset();
   return whole;
 }

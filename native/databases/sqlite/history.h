@@ -20,6 +20,7 @@ struct LoggedTransaction {
   uint32_t databasePages = 0;
   bool snapshot = false;
   bool noChange = false;
+  WalPlace place;  // on the primary
 };
 
 // Tells which records make a whole transaction.

@@ -52,8 +52,10 @@ export interface NativeComparison {
   readonly databasePages: number;
   /** Of whole transactions, in the WAL file. */
   readonly walFrames: number;
-  /** Pages; the others are older than the log. */
+  /** Pages; the others are older than the log, or of {@link uncaptured} transactions. */
   readonly compared: number;
+  /** Transactions in the WAL of a primary that was killed before they came into the log; its next start appends them. */
+  readonly uncaptured: number;
   /** The state in the log that the database is, or comes closest to. */
   readonly closest: LoggedTransaction;
   readonly loggedPages: number;
