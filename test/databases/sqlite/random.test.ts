@@ -175,6 +175,8 @@ class Run {
   readonly lost: State[] = [];
   version = 0;
   acknowledged = 0;
+  /** The highest one: who promotes gives no epoch twice, whatever the nodes have heard of each other. */
+  epoch = 0n;
 
   constructor(dir: string) {
     this.primary = new Seat(join(dir, 'a'));
@@ -183,6 +185,7 @@ class Run {
 
   async begin(): Promise<void> {
     await this.primary.open();
+    await this.noteEpoch();
     await this.primary.process.exec(`begin; create table meta(version int); insert into meta values (0);
       create table t(id integer primary key, v blob, n int); commit`);
     await this.note();
@@ -196,6 +199,11 @@ class Run {
     const [state] = await this.primary.process.all<State>(digest);
     this.states.set((state as State).v, state as State);
     this.version = (state as State).v;
+  }
+
+  /** After a change of the primary. */
+  async noteEpoch(): Promise<void> {
+    this.epoch = (await this.primary.process.status()).epoch;
   }
 
   expectCommitted(seen: State): void {
@@ -227,9 +235,10 @@ class Run {
   }
 
   async exchange(): Promise<void> {
-    await this.standby.process.promote();
+    await this.standby.process.promote(this.epoch + 1n);
     [this.primary, this.standby] = [this.standby, this.primary];
     await this.note();
+    await this.noteEpoch();
     expect(this.version).toBeGreaterThanOrEqual(this.acknowledged);
     for (const [version, state] of this.states) {
       if (version <= this.version) continue;
@@ -286,6 +295,7 @@ class Run {
       case 'killPrimary':
         await this.primary.kill();
         await this.primary.open();
+        await this.noteEpoch();
         // Nothing is lost by a kill: what was committed is there, acknowledged or not.
         return expect(await this.primary.process.all(digest)).toEqual([this.states.get(this.version)]);
       case 'failOver':
@@ -304,6 +314,7 @@ class Run {
         await this.standby.process.close();
         await this.primary.process.close();
         await this.primary.open();
+        await this.noteEpoch();
         return this.standby.open(this.primary);
     }
   }
@@ -325,6 +336,23 @@ class Run {
   }
 }
 
+/** A run that hangs is a failure that says what the nodes said. */
+async function within(milliseconds: number, run: Run, work: () => Promise<void>): Promise<void> {
+  let timer: NodeJS.Timeout | undefined;
+  const hangs = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => {
+      const told = [run.primary, run.standby].map(({ process }) => process.events.slice(-6));
+      const words = JSON.stringify(told, (_key, value) => (typeof value === 'bigint' ? String(value) : value));
+      reject(new Error(`hangs for ${milliseconds} ms; the last events of primary and standby: ${words}`));
+    }, milliseconds);
+  });
+  try {
+    await Promise.race([work(), hangs]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
 let number = 0;
 
 test(`${runs} runs`, { timeout: 60_000 + runs * 3000 }, async () => {
@@ -334,9 +362,11 @@ test(`${runs} runs`, { timeout: 60_000 + runs * 3000 }, async () => {
       mkdirSync(dir);
       const run = new Run(dir);
       try {
-        await run.begin();
-        for (const one of steps) await run.take(one);
-        await run.end();
+        await within(30_000, run, async () => {
+          await run.begin();
+          for (const one of steps) await run.take(one);
+          await run.end();
+        });
       } catch (error) {
         await run.abandon();
         throw error;

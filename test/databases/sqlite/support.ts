@@ -155,7 +155,7 @@ export class Child {
   }
 
   open = (settings: ReplicatedOptions) => this.#call<number>('open', settings);
-  promote = () => this.#call<bigint>('promote');
+  promote = (epoch?: bigint) => this.#call<bigint>('promote', epoch);
   follow = (upstream: { address: string }) => this.#call<void>('follow', upstream);
   committed = () => this.#call<Lsn>('committed');
   lsn = () => this.#call<Lsn>('lsn');

@@ -56,7 +56,7 @@ const operations = {
     node.on('event', (event) => process.send?.({ event }));
     return node.engine.listenPort;
   },
-  promote: () => open().promote(),
+  promote: (epoch) => open().promote(epoch),
   follow: (upstream) => open().follow(upstream),
   committed: () => open().committed(),
   lsn: () => open().lsn(),
