@@ -18,6 +18,11 @@ export interface ReplicatedOptions extends Omit<EngineOptions, 'dir' | 'applied'
   /** Follow this node: open as a standby. Without it the node opens as the primary, in a new epoch. */
   readonly upstream?: Upstream;
   /**
+   * Without `upstream`: the epoch that this primary begins. Default: the next after the newest that this node knows of.
+   * Give it where another node may have been the primary meanwhile: no epoch may have two.
+   */
+  readonly epoch?: bigint;
+  /**
    * `async` (default): a statement returns when SQLite has committed; {@link Replicated.committed} waits for the commit
    * rule. `wait`: a commit of this process returns, and is visible to anybody, only when the commit rule holds for it.
    */
@@ -29,8 +34,8 @@ export interface ReplicatedOptions extends Omit<EngineOptions, 'dir' | 'applied'
    */
   readonly reseed?: boolean;
   /**
-   * How long a commit waits in mode `wait`; it then returns although the rule does not hold, and a `commit-timeout` event
-   * says so. Default 0: without end, and the whole thread waits with it.
+   * How long a commit waits in mode `wait`; it then returns although the rule does not hold, and a
+   * `sqlite-commit-timeout` event says so. Default 0: without end, and the whole thread waits with it.
    */
   readonly commitTimeoutMs?: number;
   readonly checkpoint?: {
@@ -59,6 +64,7 @@ const schema = z.object({
       }
     })
     .optional(),
+  epoch: z.bigint().min(1n).optional(),
   commitMode: z.enum(['async', 'wait']).optional(),
   reseed: z.boolean().optional(),
   commitTimeoutMs: ms(0, 3_600_000).optional(),
@@ -100,6 +106,7 @@ export function split(options: ReplicatedOptions): {
     path,
     dir,
     upstream: _,
+    epoch: _epoch,
     commitMode,
     reseed,
     commitTimeoutMs,
@@ -112,6 +119,8 @@ export function split(options: ReplicatedOptions): {
   const problems = [...(parsed.success ? [] : problemsOf(parsed.error)), ...engineProblems(engine)];
   if (reseed === true && options.upstream === undefined)
     problems.push('reseed: needs upstream, whose log has the snapshot to begin from');
+  if (options.epoch !== undefined && options.upstream !== undefined)
+    problems.push('epoch: only a primary begins one: leave it out, or upstream');
   if (problems.length > 0) {
     throw new WalshipError(
       'WALSHIP_ERR_CONFIG',

@@ -62,7 +62,7 @@ export async function openReplicated(options: ReplicatedOptions): Promise<Replic
     node = new Replicated(engine, replica, Sqlite, { path, commitMode, retainBytes, logSetAside });
     for (const event of early) node.emit('event', event);
     if (options.upstream) await node.follow(options.upstream);
-    else await node.promote();
+    else await node.promote(options.epoch);
     return node;
   } catch (error) {
     await engine.close();

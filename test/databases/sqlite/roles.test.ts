@@ -349,6 +349,18 @@ describe('options', () => {
     expect(existsSync(join(base, 'a.db'))).toBe(false);
   });
 
+  test('a primary begins the epoch that it is given', async () => {
+    const a = await open('a', { epoch: 7n, commitRule: { level: 'flushed', any: 1 } });
+    expect(a.engine.epoch).toBe(7n);
+    const b = await open('b', { upstream: upstreamOf(a) });
+    fill(a, 'one');
+    await expectSame(a, b);
+    await a.close();
+    expect(await codeOfPromise(openReplicated(options('a', { epoch: 7n })))).toMatch(/^WALSHIP_ERR_/);
+    const both = options('a', { epoch: 9n, upstream: upstreamOf(b) });
+    expect(await codeOfPromise(openReplicated(both))).toBe('WALSHIP_ERR_CONFIG');
+  });
+
   test('a directory that is not there is an error, and leaves nothing open', async () => {
     const nowhere = options('a', { path: join(base, 'no', 'such', 'a.db'), dir: join(base, 'log') });
     expect(await codeOfPromise(openReplicated(nowhere))).toBe('WALSHIP_ERR_SQLITE');
