@@ -35,16 +35,25 @@ test('every snapshot is a committed state, never busy, and whole', async () => {
   const impatient = new Sqlite(b.path, { readonly: true, timeout: 0 });
   const other = child();
   await other.plain(b.path);
-  const commits = 4000;
-  const writing = writer.stream(commits, 0);
-  let writes = true;
-  const ended = writing.finally(() => {
-    writes = false;
-  });
   const reads = [b.db, impatient].map((db) => ({ db, ask: db.prepare(snapshot), last: 0, snapshots: 0 }));
+  let commits = 0;
+  let writes = true;
+  // As long as it takes until each reader has seen enough different states.
+  const stream = async () => {
+    do {
+      await writer.stream(1000, 0);
+      commits += 1000;
+    } while (
+      commits < 3000 ||
+      (commits < 20_000 && (far < 3 || reads.some(({ snapshots }) => snapshots < 60)))
+    );
+  };
   let rounds = 0;
   let far = 0;
   let farLast = 0;
+  const ended = stream().finally(() => {
+    writes = false;
+  });
   while (writes) {
     for (const reader of reads) {
       const { l, s, r } = reader.ask.get() as Snapshot;
