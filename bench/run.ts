@@ -6,8 +6,16 @@ import { commitBench } from './commit.js';
 import type { Bench, BenchOptions } from './lib/bench.js';
 import { inLab } from './lib/hosts.js';
 import { shipBench } from './ship.js';
+import { sqliteBench } from './sqlite.js';
 
-const benches: readonly Bench[] = [shipBench, commitBench, cascadeBench, appendBench, cacheBench];
+const benches: readonly Bench[] = [
+  shipBench,
+  commitBench,
+  cascadeBench,
+  appendBench,
+  cacheBench,
+  sqliteBench,
+];
 
 const usage = `Usage: npm run bench -- NAME [OPTIONS]
 

@@ -6,23 +6,24 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { CommitRule, EngineOptions, EngineStatus } from '../../src/index.js';
 import type { Transport } from './bench.js';
 import { type Host, hosts, inLab } from './hosts.js';
-import type { CallName, Calls, Reply, Request } from './node.js';
+import type { Calls, Reply } from './node.js';
 
 const patienceMs = inLab ? 120_000 : 30_000;
 const MiB = 1 << 20;
 /** As by default; the lab's guests have little memory. */
 const segmentBytes = (inLab ? 16 : 64) * MiB;
 
-type Answer<Name extends CallName> = Awaited<ReturnType<Calls[Name]>>;
+/** What a process can be asked to do, by name. */
+type Callable = Record<string, (argument: never) => Promise<unknown>>;
 
 /** One node process. */
-export class NodeProcess {
+export class NodeProcess<C extends Callable = Calls> {
   readonly #child: ChildProcess;
   readonly #waiting = new Map<number, { resolve: (value: never) => void; reject: (error: Error) => void }>();
   #next = 0;
 
-  constructor() {
-    this.#child = fork(new URL('./node.ts', import.meta.url), [], {
+  constructor(script = './node.ts') {
+    this.#child = fork(new URL(script, import.meta.url), [], {
       execArgv: ['--import', 'tsx'],
       serialization: 'advanced',
     });
@@ -39,11 +40,14 @@ export class NodeProcess {
     });
   }
 
-  call<Name extends CallName>(name: Name, ...argument: Parameters<Calls[Name]>): Promise<Answer<Name>> {
+  call<Name extends keyof C & string>(
+    name: Name,
+    ...argument: Parameters<C[Name]>
+  ): Promise<Awaited<ReturnType<C[Name]>>> {
     const id = this.#next++;
-    return new Promise<Answer<Name>>((resolve, reject) => {
+    return new Promise((resolve, reject) => {
       this.#waiting.set(id, { resolve, reject });
-      this.#child.send({ id, call: name, argument: argument[0] } satisfies Request);
+      this.#child.send({ id, call: name, argument: argument[0] });
     });
   }
 

@@ -100,6 +100,11 @@ Result<void> Store::startAt(const LogPosition& position) {
 Result<void> Store::cut(const LogPosition& to) {
   const std::lock_guard flushing(flushMutex_);
   WALSHIP_ASSERT(to.lsn <= received_.lsn);
+  // What is cut off is set aside from the files: it must be in them.
+  passToFlusher();
+  while (written_ != received_) {
+    if (auto written = flushBatch(true); !written) return written.error();
+  }
   tail_.release();
   const uint64_t deadline = monotonicNs() + kPinPatienceNs;
   while (!arena_.cutBack(to)) {

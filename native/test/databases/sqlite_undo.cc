@@ -20,7 +20,7 @@ void follow(Engine& standby, const Engine& upstream) {
 }
 
 void checkApplied(Applier& applier, uint64_t lsn) {
-  const bool there = within(60'000, [&] { return applier.appliedLsn() >= lsn; });
+  const bool there = within(60'000, [&] { return applier.appliedLsn() == lsn; });
   const auto status = applier.status();
   INFO((status.problem ? status.problem->message : std::string("no problem")));
   REQUIRE(there);
@@ -99,7 +99,7 @@ TEST_CASE("sqlite undo: an old primary and its standby come back to the new prim
       follow(*c, *b);
       auto a = openEngine(directory, "a");
       follow(*a, *b);
-      REQUIRE(within(30'000, [&] { return a->store().flushedLsn() >= shipper.endLsn() && a->store().epoch() == b->store().epoch(); }));
+      REQUIRE(within(30'000, [&] { return a->store().flushedLsn() >= shipper.endLsn() && a->pump().cuts() > 0; }));
       auto appliedA = openApplier(*a, oldPath);
       work(shipper, seed + 300, 20);
       end = shipper.endLsn();

@@ -164,14 +164,15 @@ TEST_CASE("engine: the commit rule counts cascaded nodes, and commits wait witho
 
 namespace {
 
-// `old` writes on alone in epoch 1 while `next` takes over in epoch 2, and then follows it.
-void divergeAndReturn(Engine& old, Engine& next) {
+// `old` and `leaf` go on alone in epoch 1 while `next` takes over in epoch 2, and then follows it.
+void divergeAndReturn(Engine& old, Engine& next, Engine& leaf) {
   REQUIRE(old.promote(0));
   follow(next, old);
   CHECK(caughtUp(next, appendSome(old, 1, 1u << 20)));
   REQUIRE(next.follow(std::nullopt));
   const uint64_t lonely = appendSome(old, 2, 3u << 20);  // nobody else has it
   CHECK(caughtUp(old, lonely));
+  CHECK(caughtUp(leaf, lonely));
   CHECK(next.promote(0).value() == 2);
   const uint64_t end = appendSome(next, 3, 2u << 20);
   follow(old, next);
@@ -188,7 +189,7 @@ TEST_CASE("engine: after a promotion the old primary's own tail is cut and set a
     auto next = open(settingsOf(directory, "b"));
     auto leaf = open(settingsOf(directory, "c"));  // below the one that is cut: is cut as well
     follow(*leaf, *old);
-    divergeAndReturn(*old, *next);
+    divergeAndReturn(*old, *next, *leaf);
     CHECK(within(10'000, [&] { return leaf->store().flushedLsn() == next->store().flushedLsn(); }));
   }
   checkIdentical(directory, "b", "a");
