@@ -40,6 +40,13 @@ const expected: Readonly<Record<string, readonly string[]>> = {
     'cascade/tcp/fanout4/throughput',
     'cascade/tcp/stopped-leaf/received',
   ],
+  sqlite: [
+    'sqlite/autocommit/async',
+    'sqlite/bulk/async',
+    'sqlite/autocommit/wait-received',
+    'sqlite/staleness',
+    'sqlite/reads/standby',
+  ],
   append: ['append/tcp/128B/native', 'append/tcp/128B/js', 'append/tcp/128B/js-busy'],
 };
 

@@ -342,7 +342,9 @@ async function within(milliseconds: number, run: Run, work: () => Promise<void>)
   const hangs = new Promise<never>((_, reject) => {
     timer = setTimeout(() => {
       const told = [run.primary, run.standby].map(({ process }) => process.events.slice(-6));
-      const words = JSON.stringify(told, (_key, value) => (typeof value === 'bigint' ? String(value) : value));
+      const words = JSON.stringify(told, (_key, value) =>
+        typeof value === 'bigint' ? String(value) : value,
+      );
       reject(new Error(`hangs for ${milliseconds} ms; the last events of primary and standby: ${words}`));
     }, milliseconds);
   });
