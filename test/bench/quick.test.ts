@@ -30,7 +30,7 @@ const expected: Readonly<Record<string, readonly string[]>> = {
     'commit/tcp/512B/received/js',
     'commit/tcp/512B/flushed/js',
     'commit/tcp/512B/received/event',
-    'commit/tcp/512B/received/polling',
+    'commit/tcp/512B/flushed/event',
   ],
   cascade: [
     'cascade/tcp/depth1/received',
