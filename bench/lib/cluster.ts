@@ -6,7 +6,8 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { CommitRule, EngineOptions, EngineStatus } from '../../src/index.js';
 import type { Transport } from './bench.js';
 import { type Host, hosts, inLab } from './hosts.js';
-import type { Calls, Reply } from './node.js';
+import type { Calls } from './node.js';
+import type { Reply } from './serve.js';
 
 const patienceMs = inLab ? 120_000 : 30_000;
 const MiB = 1 << 20;

@@ -17,6 +17,7 @@ import {
   type PacedCommits,
   pacedCommits,
 } from './script.js';
+import { serve } from './serve.js';
 
 let engine: Engine | undefined;
 
@@ -57,24 +58,5 @@ const calls = {
 };
 
 export type Calls = typeof calls;
-export type CallName = keyof Calls;
 
-export interface Request {
-  readonly id: number;
-  readonly call: CallName;
-  readonly argument: unknown;
-}
-export type Reply =
-  | { readonly id: number; readonly value: unknown }
-  | { readonly id: number; readonly error: string };
-
-process.on('message', async ({ id, call, argument }: Request) => {
-  let reply: Reply;
-  try {
-    reply = { id, value: await (calls[call] as (argument: unknown) => Promise<unknown>)(argument) };
-  } catch (error) {
-    reply = { id, error: error instanceof Error ? (error.stack ?? error.message) : String(error) };
-  }
-  process.send?.(reply);
-});
-process.on('disconnect', () => process.exit(1));
+serve(calls);

@@ -3,7 +3,7 @@ import { performance } from 'node:perf_hooks';
 import { setTimeout as delay } from 'node:timers/promises';
 import Sqlite from 'better-sqlite3';
 import { openReplicated, type Replicated, type ReplicatedOptions } from '../../src/index.js';
-import type { Reply } from './node.js';
+import { serve } from './serve.js';
 import { quantile } from './statistics.js';
 
 export interface Rate {
@@ -127,18 +127,5 @@ const calls = {
 };
 
 export type ReplicaCalls = typeof calls;
-export type ReplicaCallName = keyof ReplicaCalls;
 
-process.on(
-  'message',
-  async ({ id, call, argument }: { id: number; call: ReplicaCallName; argument: unknown }) => {
-    let reply: Reply;
-    try {
-      reply = { id, value: await (calls[call] as (argument: unknown) => Promise<unknown>)(argument) };
-    } catch (error) {
-      reply = { id, error: error instanceof Error ? (error.stack ?? error.message) : String(error) };
-    }
-    process.send?.(reply);
-  },
-);
-process.on('disconnect', () => process.exit(1));
+serve(calls);
