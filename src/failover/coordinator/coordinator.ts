@@ -1,0 +1,80 @@
+import type { CommitRule } from '../../engine/options.js';
+
+/**
+ * Who is primary, in which epoch, and by which rules it commits. There is one such record per cluster; every change of
+ * it is a compare-and-swap, so that there is one primary per epoch.
+ */
+export interface PrimaryRecord {
+  readonly node: string;
+  readonly epoch: bigint;
+  /**
+   * The commit rules that the primary may commit by, with the standbys that count named one by one. Two while it changes
+   * from one to the other: whoever wants to take over must satisfy each of them.
+   */
+  readonly rules: readonly CommitRule[];
+  /** For how long the primary may commit after it sent the swap that this record came from. */
+  readonly leaseMs: number;
+  /** Grows with every swap of the same primary: the lease was renewed. */
+  readonly renewal: number;
+}
+
+/** A node that belongs to the cluster, registered by itself; it stays registered until somebody forgets it. */
+export interface Member {
+  readonly node: string;
+  /** `host:port` at which standbys get its log. */
+  readonly log: string;
+  /** `host:port` of its controller. */
+  readonly control: string;
+  /** `host:port` of its HTTP endpoints, if they are on a port. */
+  readonly http?: string;
+  /** Of two standbys that are equally far, the one with the higher priority is promoted. */
+  readonly priority: number;
+  /** It is never promoted by itself, and no commit relies on it. */
+  readonly nofailover: boolean;
+}
+
+/** Everything that the coordinator holds of one cluster, as of one moment. */
+export interface ClusterView {
+  /** Absent: the cluster has never had a primary. */
+  readonly primary?: PrimaryRecord;
+  /** What a swap of the record has to name; 0 while there is none. */
+  readonly revision: bigint;
+  /** Sorted by name. */
+  readonly members: readonly Member[];
+  /** Automatic failover is off, for as long as the operator wants. */
+  readonly paused: boolean;
+}
+
+/** The store that holds who is primary: etcd, or a file for nodes on one machine. */
+export interface Coordinator {
+  readonly kind: 'etcd' | 'embedded';
+  /** What it does not protect against; empty if nothing. */
+  readonly caveat: string;
+  /**
+   * Never older than the last change that anybody was told of (linearizable).
+   *
+   * @throws {WalshipError} `WALSHIP_ERR_COORDINATOR`: it cannot be reached, or refuses.
+   */
+  read(): Promise<ClusterView>;
+  /**
+   * Replaces the record if its revision still is `expected`.
+   *
+   * @returns the record's new revision; undefined: it had another revision, nothing was changed.
+   * @throws {WalshipError} `WALSHIP_ERR_COORDINATOR`: whether it was replaced is not known; read() tells.
+   */
+  swap(expected: bigint, next: PrimaryRecord): Promise<bigint | undefined>;
+  /** Adds or replaces a member. @throws {WalshipError} `WALSHIP_ERR_COORDINATOR` */
+  register(member: Member): Promise<void>;
+  /** Removes a member. @throws {WalshipError} `WALSHIP_ERR_COORDINATOR` */
+  forget(node: string): Promise<void>;
+  /** @throws {WalshipError} `WALSHIP_ERR_COORDINATOR` */
+  setPaused(paused: boolean): Promise<void>;
+  /**
+   * Tells of every change until it is stopped, sooner or later, through broken connections. The first call comes with
+   * the present state. `undefined`: the coordinator cannot be reached at the moment.
+   *
+   * @returns what stops it
+   */
+  watch(listener: (view: ClusterView | undefined) => void): () => void;
+  close(): Promise<void>;
+}
