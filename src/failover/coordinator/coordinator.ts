@@ -1,17 +1,17 @@
 import type { CommitRule } from '../../engine/options.js';
 
 /**
- * Who is primary, in which epoch, and by which rules it commits. There is one such record per cluster; every change of
+ * Who is primary, in which epoch, and by which rule it commits. There is one such record per cluster; every change of
  * it is a compare-and-swap, so that there is one primary per epoch.
  */
 export interface PrimaryRecord {
   readonly node: string;
   readonly epoch: bigint;
   /**
-   * The commit rules that the primary may commit by, with the standbys that count named one by one. Two while it changes
-   * from one to the other: whoever wants to take over must satisfy each of them.
+   * The commit rule, with the standbys that count named one by one: whoever wants to take over must know them. The primary
+   * commits by this rule, or, while it takes nodes out, by one with fewer of them.
    */
-  readonly rules: readonly CommitRule[];
+  readonly rule: CommitRule;
   /** For how long the primary may commit after it sent the swap that this record came from. */
   readonly leaseMs: number;
   /** Grows with every swap of the same primary: the lease was renewed. */
