@@ -214,6 +214,7 @@ bool Pump::round(uint64_t nowNs) {
     if (upstream_) upstream_->link().flush();
   }
   store_.passToFlusher();
+  tellObservers();
   reap();
   if (nowNs - lastTickNs_ >= uint64_t{settings_.session.heartbeatMs} * kMs / 2) {
     lastTickNs_ = nowNs;
@@ -262,6 +263,9 @@ bool Pump::positionsChanged() {
   const uint64_t applied = appliedLsn();
   const bool treeChanged = tree_.takeMoved() || tree_.version() != seenTreeVersion_;
   const bool changed = flushed != seenFlushed_ || applied != seenApplied_ || treeChanged;
+  const uint64_t received = store_.receivedLsn();
+  if (observed_.load(std::memory_order_relaxed) && (changed || received != seenReceived_)) observersDue_ = true;
+  seenReceived_ = received;
   if (changed) {
     seenFlushed_ = flushed;
     seenApplied_ = applied;
@@ -277,14 +281,16 @@ bool Pump::positionsChanged() {
     if (primary_) evaluateCommit();
     notifyDue_ = true;
   }
-  counters_[kReceivedLsn].store(store_.receivedLsn(), std::memory_order_release);
+  counters_[kReceivedLsn].store(received, std::memory_order_release);
   return changed;
 }
 
 void Pump::evaluateCommit() {
   const uint64_t flushed = store_.flushedLsn();
   const Positions own{store_.receivedLsn(), flushed, appliedLsn()};
-  const auto committed = committedBy(rule_, own, tree_.positions());
+  const auto standbys = tree_.positions();
+  if (observed_.load(std::memory_order_relaxed)) evaluateProven(own, standbys);
+  const auto committed = committedBy(rule_, own, standbys);
   if (!committed || *committed <= committed_ || failed_) return;
   committed_ = *committed;
   if (rule_.level != CommitLevel::async) protected_ = committed_;
@@ -300,6 +306,47 @@ void Pump::evaluateCommit() {
     commitMoved_.notify_all();
   }
   notifyDue_ = true;
+}
+
+void Pump::evaluateProven(const Positions& own, const std::vector<StandbyPositions>& standbys) {
+  if (failed_) return;
+  const CommitLevel ruled = rule_.level;
+  for (const CommitLevel level : {CommitLevel::received, CommitLevel::flushed, CommitLevel::applied}) {
+    uint64_t reached = level == CommitLevel::received ? own.received : own.flushed;
+    if (ruled != CommitLevel::async) {
+      rule_.level = level;
+      reached = committedBy(rule_, own, standbys).value_or(0);
+    }
+    auto& proven = proven_[static_cast<size_t>(level)];
+    if (reached <= proven.load(std::memory_order_relaxed)) continue;
+    proven.store(reached, std::memory_order_release);
+    observersDue_ = true;
+  }
+  rule_.level = ruled;
+}
+
+uint64_t Pump::observe(std::function<void()> moved) {
+  const std::lock_guard lock(observerMutex_);
+  const uint64_t key = nextObserver_++;
+  observers_[key] = std::move(moved);
+  observed_.store(true, std::memory_order_release);
+  post([this] {
+    observersDue_ = true;
+    if (primary_) evaluateCommit();
+  });
+  return key;
+}
+
+void Pump::unobserve(uint64_t key) {
+  const std::lock_guard lock(observerMutex_);
+  observers_.erase(key);
+  observed_.store(!observers_.empty(), std::memory_order_release);
+}
+
+void Pump::tellObservers() {
+  if (!std::exchange(observersDue_, false)) return;
+  const std::lock_guard lock(observerMutex_);
+  for (const auto& [key, moved] : observers_) moved();
 }
 
 void Pump::reap() {
@@ -499,6 +546,7 @@ Result<uint64_t> Pump::promote(uint64_t epoch) {
   if (auto stored = store_.storeRecord(std::move(record)); !stored) return stored.error();
   appender_.start(epoch);
   primary_ = true;
+  for (auto& proven : proven_) proven.store(0, std::memory_order_release);
   commitMovedNs_ = monotonicNs();
   heardEpoch_ = epoch;
   counters_[kEpoch].store(epoch);

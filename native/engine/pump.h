@@ -5,6 +5,7 @@
 // wake().
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <condition_variable>
 #include <functional>
@@ -54,6 +55,13 @@ class Pump final : public SessionHost {
   // Blocks until `lsn` is committed; false after `timeoutMs`. For native callers.
   bool waitCommitted(uint64_t lsn, uint32_t timeoutMs);
   void newEvent(EngineEvent event);
+  // Called on the pump whenever a position of this node, or what is proven at a level, may have moved. Short, and never
+  // blocks. Gives a key for unobserve(), after which it is not running and not called any more.
+  uint64_t observe(std::function<void()> moved);
+  void unobserve(uint64_t key);
+  // Primary: how far the commit rule, held to this level instead of its own, has been met in this reign; never falls
+  // back. Without standbys in the rule it is what this node's own disk has.
+  uint64_t proven(CommitLevel level) const { return proven_[static_cast<size_t>(level)].load(std::memory_order_acquire); }
   // Positions of the nodes heard of, for retention.
   std::map<std::string, uint64_t> readers();
 
@@ -102,6 +110,8 @@ class Pump final : public SessionHost {
   bool sealAppends();
   bool positionsChanged();
   void evaluateCommit();
+  void evaluateProven(const Positions& own, const std::vector<StandbyPositions>& standbys);
+  void tellObservers();
   void reap();
   void part(const DownstreamSession& session);
   void tick(uint64_t nowNs);
@@ -141,6 +151,7 @@ class Pump final : public SessionHost {
   uint64_t committed_ = 0;
   uint64_t protected_ = 0;
 
+  uint64_t seenReceived_ = 0;
   uint64_t seenFlushed_ = 0;
   uint64_t seenApplied_ = 0;
   uint64_t seenTreeVersion_ = 0;
@@ -161,6 +172,12 @@ class Pump final : public SessionHost {
   std::mutex appliedMutex_;         // so that no position from before a cut is said after it
   std::atomic<uint64_t> cuts_{0};
   std::atomic<bool> stopping_{false};
+  std::array<std::atomic<uint64_t>, 4> proven_{};  // by CommitLevel
+  std::mutex observerMutex_;
+  std::map<uint64_t, std::function<void()>> observers_;
+  std::atomic<bool> observed_{false};
+  bool observersDue_ = false;
+  uint64_t nextObserver_ = 1;
   std::mutex commandMutex_;
   std::deque<std::function<void()>> commands_;
   std::atomic<bool> commandsPending_{false};
