@@ -1,10 +1,11 @@
+import type { WalshipError } from '../../engine/errors.js';
 import type { CommitRule } from '../../engine/options.js';
 
 /**
  * Who is primary, in which epoch, and by which rule it commits. There is one such record per cluster; every change of
  * it is a compare-and-swap, so that there is one primary per epoch.
  */
-export interface PrimaryRecord {
+export interface Reign {
   readonly node: string;
   readonly epoch: bigint;
   /**
@@ -12,6 +13,15 @@ export interface PrimaryRecord {
    * commits by this rule, or, while it takes nodes out, by one with fewer of them.
    */
   readonly rule: CommitRule;
+  /**
+   * The reign before, until as many standbys as the rule needs have everything that was committed in it: as long as they do
+   * not, what they promise says nothing of that.
+   */
+  readonly previous?: Reign;
+}
+
+/** The present reign. Its fields change with every swap, its node and epoch never. */
+export interface PrimaryRecord extends Reign {
   /** For how long the primary may commit after it sent the swap that this record came from. */
   readonly leaseMs: number;
   /** Grows with every swap of the same primary: the lease was renewed. */
@@ -45,6 +55,12 @@ export interface ClusterView {
   readonly paused: boolean;
 }
 
+/**
+ * `view`: what the coordinator holds. `undefined`: that is not known at the moment, `why` says why: it cannot be reached,
+ * or it holds what walship did not write.
+ */
+export type WatchListener = (view: ClusterView | undefined, why?: WalshipError) => void;
+
 /** The store that holds who is primary: etcd, or a file for nodes on one machine. */
 export interface Coordinator {
   readonly kind: 'etcd' | 'embedded';
@@ -71,10 +87,10 @@ export interface Coordinator {
   setPaused(paused: boolean): Promise<void>;
   /**
    * Tells of every change until it is stopped, sooner or later, through broken connections. The first call comes with
-   * the present state. `undefined`: the coordinator cannot be reached at the moment.
+   * the present state, or with why it is not known.
    *
    * @returns what stops it
    */
-  watch(listener: (view: ClusterView | undefined) => void): () => void;
+  watch(listener: WatchListener): () => void;
   close(): Promise<void>;
 }
