@@ -4,6 +4,7 @@
 #include "addon/convert.h"
 #include "addon/engine.h"
 #include "addon/log.h"
+#include "addon/postgres.h"
 #ifdef WALSHIP_WITH_SQLITE
 #include "addon/sqlite.h"
 #include "addon/sqlite_files.h"
@@ -23,6 +24,8 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("verbsCapabilities", Napi::Function::New(env, capabilities));
   exports.Set("inspectLog", Napi::Function::New(env, walship::addon::inspectLog));
   exports.Set("verifyLog", Napi::Function::New(env, walship::addon::verifyLog));
+  exports.Set("openPostgresReceiver", Napi::Function::New(env, walship::addon::openPostgresReceiver));
+  exports.Set("openPostgresSender", Napi::Function::New(env, walship::addon::openPostgresSender));
   exports.Set("exportLog", Napi::Function::New(env, walship::addon::exportLog));
 #ifdef WALSHIP_WITH_SQLITE
   exports.Set("openReplica", Napi::Function::New(env, walship::addon::openReplica));

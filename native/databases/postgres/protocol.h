@@ -1,0 +1,78 @@
+// The server's side of PostgreSQL's protocol 3: what a client sends before and after it has started up, and what it is
+// answered. Pure.
+#pragma once
+
+#include <map>
+
+#include "base/result.h"
+#include "databases/postgres/wire.h"
+
+namespace walship::postgres {
+
+constexpr size_t kStartupBytesMax = 10'000;     // as PostgreSQL's own
+constexpr size_t kMessageBytesMax = 1u << 20;  // of a client's message: commands and replies are short
+constexpr size_t kMessageHeaderBytes = 5;
+
+// ---- from the client ----
+
+enum class StartupKind : uint8_t { session, wantsTls, wantsGss, cancel };
+
+struct Startup {
+  StartupKind kind = StartupKind::session;
+  uint16_t minorVersion = 0;
+  std::map<std::string, std::string> parameters;
+
+  std::string parameter(const std::string& name) const {
+    const auto found = parameters.find(name);
+    return found == parameters.end() ? std::string() : found->second;
+  }
+  // replication=true: a walsender, and nothing else.
+  bool physicalReplication() const;
+};
+
+// The length that the first four bytes say, these included. WALSHIP_ERR_POSTGRES_PROTOCOL.
+Result<size_t> startupLength(Bytes fourBytes);
+// The packet behind its length. WALSHIP_ERR_POSTGRES_PROTOCOL.
+Result<Startup> parseStartup(Bytes packet);
+
+struct MessageHeader {
+  char type = 0;
+  size_t bodyBytes = 0;
+};
+// WALSHIP_ERR_POSTGRES_PROTOCOL.
+Result<MessageHeader> parseMessageHeader(Bytes fiveBytes);
+
+// ---- to the client ----
+
+struct Column {
+  const char* name;
+  uint32_t type;  // its OID
+  int16_t bytes;
+};
+constexpr uint32_t kTextType = 25;
+constexpr uint32_t kInt8Type = 20;
+
+struct Refusal {
+  const char* severity = "ERROR";  // FATAL: the session ends
+  std::string sqlState;
+  std::string message;
+  std::string detail = {};
+  std::string hint = {};
+};
+
+void putAuthenticationOk(Buffer& out);
+void putParameter(Buffer& out, std::string_view name, std::string_view value);
+void putBackendKey(Buffer& out, uint32_t process, uint32_t secret);
+void putVersionNegotiation(Buffer& out);
+void putReady(Buffer& out);
+void putRefusal(Buffer& out, const Refusal& refusal);
+// One row; none is NULL.
+void putRow(Buffer& out, const std::vector<Column>& columns, const std::vector<std::optional<std::string>>& values);
+void putComplete(Buffer& out, std::string_view tag);
+void putEmptyQuery(Buffer& out);
+void putCopyBoth(Buffer& out);
+void putCopyDone(Buffer& out);
+// A CopyData message of `bytes`; what it says follows.
+void putCopyHeader(Buffer& out, size_t bytes);
+
+}  // namespace walship::postgres

@@ -1,0 +1,181 @@
+// The stream of a walsender's session.
+#include <limits.h>
+#include <sys/socket.h>
+
+#include <thread>
+
+#include "base/clock.h"
+#include "databases/postgres/session.h"
+
+namespace walship::postgres {
+
+namespace {
+
+constexpr uint64_t kMs = 1'000'000;
+constexpr size_t kWalBytesMax = 128u << 10;  // of one message, as PostgreSQL's own
+constexpr uint64_t kKeepAliveNs = 10'000 * kMs;
+constexpr uint32_t kIdleMs = 1000;
+constexpr auto kArenaPause = std::chrono::milliseconds(1);
+
+}  // namespace
+
+Session::Outcome Session::stream(uint64_t start) {
+  putCopyBoth(out_);
+  next_ = start;
+  heardNs_ = monotonicNs();
+  uint64_t saidNs = heardNs_;
+  uint64_t busyNs = 0;
+  bool asked = false;
+  sendKeepAlive(false);
+  const EngineSettings& engine = engine_.settings();
+  const uint64_t spinNs = engine.completion == CompletionMode::event ? 0 : engine.spinUs * 1000ull;
+  for (;;) {
+    if (stopping_.load(std::memory_order_relaxed)) return makeError("WALSHIP_ERR_CLOSED", "the walsender is stopping");
+    if (engine_.pump().cuts() != cuts_) {
+      return fatal("57P01", "terminating walsender: the log was cut back to " + formatLsn(engine_.store().receivedLsn()),
+                   "WAL behind that is not part of the primary's history: rewind the standby if it has replayed it.");
+    }
+    const uint64_t nowNs = monotonicNs();
+    auto sent = sendWal();
+    if (!sent) return sent.error();
+    bool busy = sent.value();
+    if (busy) saidNs = nowNs;
+
+    if (auto filled = fill(false); !filled) return filled;
+    for (;;) {
+      auto message = tryMessage();
+      if (!message) return message.error();
+      if (!message.value()) break;
+      busy = true;
+      asked = false;
+      switch (message.value()->type) {
+        case 'd':
+          if (auto taken = takeReply(*message.value()); !taken) return taken;
+          break;
+        case 'c':
+          putCopyDone(out_);
+          return flush();
+        case 'X': return makeError("WALSHIP_ERR_LINK_CLOSED", "the client ended the session");
+        default: return fatal("08P01", "invalid standby message type");
+      }
+    }
+    if (busy) {
+      busyNs = nowNs;
+      continue;
+    }
+    const uint64_t silentNs = elapsedNs(heardNs_, nowNs);
+    if (silentNs > settings_.silenceMs * kMs) return makeError("WALSHIP_ERR_TIMEOUT", "the client has been silent");
+    if (!asked && silentNs > settings_.silenceMs * kMs / 2) {
+      sendKeepAlive(true);
+      asked = true;
+      saidNs = nowNs;
+    } else if (elapsedNs(saidNs, nowNs) > kKeepAliveNs) {
+      sendKeepAlive(false);
+      saidNs = nowNs;
+    }
+    if (elapsedNs(busyNs, nowNs) < spinNs) continue;
+    sleeping_.store(true, std::memory_order_seq_cst);
+    const bool more = outSent_ == out_.size() && sendable() > next_;
+    if (!more) {
+      if (auto slept = sleep(kIdleMs); !slept) return slept;
+    }
+    sleeping_.store(false, std::memory_order_seq_cst);
+  }
+}
+
+// true: something went out.
+Result<bool> Session::sendWal() {
+  if (outSent_ < out_.size()) {
+    const ssize_t sent = ::send(socket_.get(), out_.data() + outSent_, out_.size() - outSent_, MSG_NOSIGNAL);
+    if (sent < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR) {
+      return makeError("WALSHIP_ERR_LINK_CLOSED", "the connection to the client is broken");
+    }
+    if (sent > 0) outSent_ += static_cast<size_t>(sent);
+    if (outSent_ < out_.size()) return sent > 0;
+    out_.clear();
+    outSent_ = 0;
+  }
+  const uint64_t limit = sendable();
+  if (next_ >= limit) return false;
+  auto piece = cursor_.read(next_, limit, kWalBytesMax);
+  if (!piece) {
+    if (piece.error().is("WALSHIP_ERR_ARENA_BUSY")) {
+      std::this_thread::sleep_for(kArenaPause);
+      return true;
+    }
+    if (piece.error().is("WALSHIP_ERR_LOG_TRIMMED")) {
+      static_cast<void>(fatal("58P01", "requested WAL segment " +
+                                           walFileName(status_.timeline, next_, identity_->segmentBytes) +
+                                           " has already been removed"));
+    }
+    return piece.error();
+  }
+  const size_t bytes = piece.value().bytes;
+  if (bytes == 0) {
+    cursor_.release();
+    return false;
+  }
+  Buffer header;
+  putCopyHeader(header, kWalDataHeaderBytes + bytes);
+  encodeHeader(header, {next_, limit, postgresUs(), {}});
+  std::vector<iovec>& parts = piece.value().parts;
+  parts.insert(parts.begin(), {header.data(), header.size()});
+  msghdr message{};
+  message.msg_iov = parts.data();
+  message.msg_iovlen = std::min<size_t>(parts.size(), IOV_MAX);
+  const ssize_t sent = ::sendmsg(socket_.get(), &message, MSG_NOSIGNAL);
+  if (sent < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR) {
+    cursor_.release();
+    return makeError("WALSHIP_ERR_LINK_CLOSED", "the connection to the client is broken");
+  }
+  // What the socket did not take is kept here: the page must not be held for a slow client.
+  size_t taken = static_cast<size_t>(std::max<ssize_t>(sent, 0));
+  for (const iovec& part : parts) {
+    const size_t skip = std::min(taken, part.iov_len);
+    taken -= skip;
+    put(out_, Bytes(static_cast<const std::byte*>(part.iov_base), part.iov_len).subspan(skip));
+  }
+  cursor_.release();
+  next_ += bytes;
+  const std::lock_guard lock(statusMutex_);
+  status_.sent = next_;
+  return true;
+}
+
+void Session::sendKeepAlive(bool replyWanted) {
+  Buffer body;
+  encode(body, KeepAlive{sendable(), postgresUs(), replyWanted});
+  putCopyHeader(out_, body.size());
+  put(out_, body);
+}
+
+Session::Outcome Session::takeReply(const Message& message) {
+  auto parsed = parseStandbyMessage(message.body);
+  if (!parsed) return fatal("08P01", parsed.error().message);
+  // What the oldest snapshot on the standby needs is the primary's to know; no position moves.
+  if (std::holds_alternative<HotStandbyFeedback>(parsed.value())) return {};
+  const StandbyStatus& reply = std::get<StandbyStatus>(parsed.value());
+  {
+    const std::lock_guard lock(statusMutex_);
+    status_.written = reply.written;
+    status_.flushed = reply.flushed;
+    status_.applied = reply.applied;
+  }
+  if (!slot_.empty() && reply.flushed != 0) static_cast<void>(engine_.readers().set("postgres:" + slot_, reply.flushed));
+  if (reply.applied != 0) setApplied(reply.applied);
+  if (reply.replyWanted) sendKeepAlive(false);
+  return {};
+}
+
+// The node has applied what every standby here has.
+void Session::setApplied(uint64_t lsn) {
+  if (!settings_.standbyName.empty() && status_.applicationName != settings_.standbyName) return;
+  if (engine_.counters()[kIsPrimary].load(std::memory_order_acquire) != 0) return;
+  const std::lock_guard lock(shared_.appliedMutex);
+  shared_.applied[this] = lsn;
+  uint64_t all = lsn;
+  for (const auto& [session, applied] : shared_.applied) all = std::min(all, applied);
+  static_cast<void>(engine_.pump().setApplied(all, cuts_));
+}
+
+}  // namespace walship::postgres

@@ -1,0 +1,33 @@
+// Reads the log for a walsender: hands out payload where it lies in the arena, at most one page at a time.
+#pragma once
+
+#include <sys/uio.h>
+
+#include "engine/engine.h"
+
+namespace walship::postgres {
+
+class WalCursor {
+ public:
+  explicit WalCursor(Engine& engine) : engine_(engine) {}
+
+  // What to send of [lsn, limit): at most `bytesMax`, from one page. The vectors point into the arena and are good until
+  // release(), which must come soon: a page that is held cannot be cut, nor leave.
+  struct Piece {
+    std::vector<iovec> parts;
+    size_t bytes = 0;
+  };
+  // Blocks for the disk. WALSHIP_ERR_LOG_TRIMMED, WALSHIP_ERR_ARENA_BUSY (try again), and the log's.
+  Result<Piece> read(uint64_t lsn, uint64_t limit, size_t bytesMax);
+  void release() { pin_.release(); }
+
+ private:
+  Engine& engine_;
+  Pin pin_;
+  uint64_t page_ = UINT64_MAX;  // where to go on without walking the page from its beginning
+  uint32_t offset_ = 0;         // of the frame that holds nextLsn_, or follows it
+  uint64_t nextLsn_ = UINT64_MAX;
+  uint64_t cuts_ = 0;
+};
+
+}  // namespace walship::postgres

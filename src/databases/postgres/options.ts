@@ -1,0 +1,157 @@
+import { z } from 'zod';
+import { WalshipError } from '../../engine/errors.js';
+import type { Lsn } from '../../engine/lsn.js';
+import { type EngineOptions, nativeSettings, problemsOf, type Upstream } from '../../engine/options.js';
+import type { NativeReceiverSettings, NativeSenderSettings } from './native.js';
+
+/** The primary's server, and how walship is its standby. */
+export interface PostgresServer {
+  /**
+   * libpq's connection string or URI of the server, for a role with the attribute REPLICATION: every option of libpq
+   * works, passwords from a passfile, service files and TLS among them.
+   */
+  readonly conninfo: string;
+  /** What the server's `synchronous_standby_names` has to name. Default `walship`. */
+  readonly applicationName?: string;
+  /** Replication slot on the server, made if it is missing. Default `walship`. */
+  readonly slot?: string;
+  /**
+   * A log that is empty begins at the start of the WAL segment that holds this. Default: where the slot begins, which is
+   * the server's last checkpoint for a new one. A standby server can begin with a base backup that began behind it.
+   */
+  readonly startLsn?: Lsn;
+  /** For every answer while a connection is set up. Default 10,000. */
+  readonly connectTimeoutMs?: number;
+  /** Pauses between tries double from the minimum (100) to the maximum (5000). */
+  readonly reconnectMsMin?: number;
+  readonly reconnectMsMax?: number;
+  /** A status is sent at least so often; what moved is told at once in any case. Default 1000. */
+  readonly statusMs?: number;
+  /** A server that has said nothing for so long, though asked, is given up. Default 60,000. */
+  readonly silenceMs?: number;
+}
+
+/** Where standby servers get their WAL: `primary_conninfo = 'host=<directory> port=<port> user=…'`. */
+export interface PostgresServe {
+  /** Of the unix-domain socket; must exist. */
+  readonly directory: string;
+  /** Part of the socket's name, as everywhere in PostgreSQL. Default 5432. */
+  readonly port?: number;
+  /** Users of the operating system who may connect, beside the one who runs this process. Default `postgres`. */
+  readonly users?: readonly string[];
+  /**
+   * What a standby server is given: what this node has on its disk (`flushed`, default), or at once what it has in memory
+   * (`received`): then a crash of this host can leave the server with WAL that the node has to fetch again.
+   */
+  readonly sendAt?: 'flushed' | 'received';
+  /**
+   * `application_name` of the server whose replay is this node's `applied`. Default: any that replays; of several the one
+   * that is behind.
+   */
+  readonly standby?: string;
+  /** A client that has said nothing for so long, though asked, is given up. Default 60,000. */
+  readonly silenceMs?: number;
+}
+
+/** What {@link openPostgres} takes: the options of the engine, and those of the servers beside it. */
+export interface PostgresOptions extends Omit<EngineOptions, 'applied'> {
+  /** The server that this node gets the WAL from while it is the primary. */
+  readonly server?: PostgresServer;
+  /** Serve the log to standby servers. */
+  readonly serve?: PostgresServe;
+  /** Follow this node. Without it the node opens as the primary, in a new epoch, and needs `server`. */
+  readonly upstream?: Upstream;
+  /** Without `upstream`: the epoch that this primary begins. Default: the next after the newest this node knows of. */
+  readonly epoch?: bigint;
+}
+
+const ms = (low: number, high: number) => z.number().int().min(low).max(high);
+const namePart = z.string().min(1).max(63);
+
+const schema = z.object({
+  server: z
+    .strictObject({
+      conninfo: z.string(),
+      applicationName: namePart.optional(),
+      slot: namePart.regex(/^[a-z0-9_]+$/, 'must be of the characters a–z 0–9 _').optional(),
+      startLsn: z.bigint().min(1n).optional(),
+      connectTimeoutMs: ms(100, 600_000).optional(),
+      reconnectMsMin: ms(1, 600_000).optional(),
+      reconnectMsMax: ms(1, 600_000).optional(),
+      statusMs: ms(10, 60_000).optional(),
+      silenceMs: ms(100, 3_600_000).optional(),
+    })
+    .optional(),
+  serve: z
+    .strictObject({
+      directory: z.string().min(1).max(90, 'is too long for the name of a socket'),
+      port: z.number().int().min(1).max(65535).optional(),
+      users: z.array(z.string().min(1)).optional(),
+      sendAt: z.enum(['flushed', 'received']).optional(),
+      standby: namePart.optional(),
+      silenceMs: ms(100, 3_600_000).optional(),
+    })
+    .optional(),
+  epoch: z.bigint().min(1n).optional(),
+});
+
+function engineProblems(options: EngineOptions): readonly string[] {
+  try {
+    nativeSettings(options);
+    return [];
+  } catch (error) {
+    const { details } = error as WalshipError;
+    if (!Array.isArray(details?.['problems'])) throw error;
+    return details['problems'] as string[];
+  }
+}
+
+/**
+ * The engine's part and those of the two ends, with every problem told at once.
+ *
+ * @throws {WalshipError} `WALSHIP_ERR_CONFIG`
+ */
+export function split(options: PostgresOptions): {
+  engine: EngineOptions;
+  receiver: NativeReceiverSettings | undefined;
+  sender: NativeSenderSettings | undefined;
+} {
+  const { server, serve, upstream, epoch, ...rest } = options;
+  const engine: EngineOptions = { ...rest, applied: 'manual' };
+  const parsed = schema.safeParse(options);
+  const problems = [...(parsed.success ? [] : problemsOf(parsed.error)), ...engineProblems(engine)];
+  if (server === undefined && upstream === undefined)
+    problems.push('server: a primary needs the server whose WAL it ships; a standby needs upstream');
+  if (epoch !== undefined && upstream !== undefined)
+    problems.push('epoch: only a primary begins one: leave it out, or upstream');
+  if (problems.length > 0) {
+    throw new WalshipError(
+      'WALSHIP_ERR_CONFIG',
+      `${problems.length} problem(s) in the options:\n  ${problems.join('\n  ')}`,
+      { details: { problems } },
+    );
+  }
+  const reconnectMsMin = server?.reconnectMsMin ?? 100;
+  return {
+    engine,
+    receiver: server && {
+      conninfo: server.conninfo,
+      applicationName: server.applicationName ?? 'walship',
+      slot: server.slot ?? 'walship',
+      startLsn: server.startLsn,
+      connectTimeoutMs: server.connectTimeoutMs ?? 10_000,
+      reconnectMsMin,
+      reconnectMsMax: server.reconnectMsMax ?? Math.max(5000, reconnectMsMin),
+      statusMs: server.statusMs ?? 1000,
+      silenceMs: server.silenceMs ?? 60_000,
+    },
+    sender: serve && {
+      directory: serve.directory,
+      port: serve.port ?? 5432,
+      users: serve.users ?? ['postgres'],
+      sendAt: serve.sendAt ?? 'flushed',
+      standbyName: serve.standby ?? '',
+      silenceMs: serve.silenceMs ?? 60_000,
+    },
+  };
+}
