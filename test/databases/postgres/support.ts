@@ -13,7 +13,8 @@ export function binDirOf(major: number): string | undefined {
   const debian = `/usr/lib/postgresql/${major}/bin`;
   if (existsSync(join(debian, 'postgres'))) return debian;
   try {
-    return join(dirname(require.resolve(`postgres-${major}/package.json`)), 'native', 'bin');
+    const bin = join(dirname(require.resolve(`postgres-${major}`)), '..', 'native', 'bin');
+    return existsSync(join(bin, 'postgres')) ? bin : undefined;
   } catch {
     return undefined;
   }
@@ -113,10 +114,15 @@ export class Server {
 
   /** Becomes a copy of `primary`, to follow the walsender at `conninfo`. */
   async cloneFrom(primary: Server, conninfo: string, settings: Record<string, string> = {}): Promise<void> {
-    const program = existsSync(join(this.bin, 'pg_basebackup'))
-      ? join(this.bin, 'pg_basebackup')
-      : '/usr/lib/postgresql/15/bin/pg_basebackup';
-    await tool(program, ['-D', this.data, '-d', primary.conninfo, '-c', 'fast', '-X', 'stream']);
+    const program = join(this.bin, 'pg_basebackup');
+    if (existsSync(program)) {
+      await tool(program, ['-D', this.data, '-d', primary.conninfo, '-c', 'fast', '-X', 'stream']);
+    } else {
+      // No such program beside it: a cold copy.
+      await primary.stop('fast');
+      await tool('cp', ['-a', primary.data, this.data]);
+      await primary.start();
+    }
     await writeFile(join(this.data, 'standby.signal'), '');
     chownSync(join(this.data, 'standby.signal'), uid, gid);
     await this.configure({
@@ -155,19 +161,12 @@ export class Server {
   }
 
   /** Rows as psql prints them, columns separated by `|`. */
-  async sql(text: string, timeoutMs = 30_000): Promise<string> {
-    const args = [
-      '-X',
-      '-q',
-      '-A',
-      '-t',
-      '-v',
-      'ON_ERROR_STOP=1',
-      '-d',
-      `${this.conninfo} dbname=postgres`,
-      '-c',
-      text,
-    ];
+  sql(text: string, timeoutMs = 30_000): Promise<string> {
+    return this.psql(`${this.conninfo} dbname=postgres`, text, timeoutMs);
+  }
+
+  async psql(conninfo: string, text: string, timeoutMs = 30_000): Promise<string> {
+    const args = ['-X', '-q', '-A', '-t', '-v', 'ON_ERROR_STOP=1', '-d', conninfo, '-c', text];
     const { stdout } = await run(this.#client('psql'), args, {
       uid,
       gid,
@@ -197,17 +196,22 @@ export class Server {
   }
 }
 
-/** A program of PostgreSQL that runs until it is told to stop. */
-export function background(program: string, args: readonly string[]): { stop(): Promise<string> } {
+/** A program of PostgreSQL that runs until it is told to stop, or by itself. */
+export function background(program: string, args: readonly string[]) {
   const child = spawn(program, args, { uid, gid, cwd: '/', stdio: ['ignore', 'pipe', 'pipe'] });
   let output = '';
-  for (const stream of [child.stdout, child.stderr]) stream.on('data', (text) => (output += String(text)));
-  const ended = new Promise<void>((resolve) => child.on('exit', () => resolve()));
+  for (const stream of [child.stdout, child.stderr]) {
+    stream.on('data', (text) => {
+      output += String(text);
+    });
+  }
+  const ended = new Promise<string>((resolve) => child.on('close', () => resolve(output)));
   return {
-    async stop() {
+    /** Its output, when it has ended. */
+    ended,
+    stop(): Promise<string> {
       child.kill('SIGINT');
-      await ended;
-      return output;
+      return ended;
     },
   };
 }
