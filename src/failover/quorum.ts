@@ -89,7 +89,10 @@ export function chooseStandbys(
   const there = allowed.filter((node) => connected.has(node));
   const needed = standbysNeeded(base);
   if (there.length >= needed) return 'first' in base ? there.slice(0, needed).sort() : [...there].sort();
-  return [...new Set([...before.filter((node) => allowed.includes(node)), ...there])].sort();
+  const chosen = [...new Set([...before.filter((node) => allowed.includes(node)), ...there])].sort();
+  // A rule that asks for more than there are members is met by nobody until they have registered.
+  for (let i = 1; chosen.length < needed; i++) chosen.push(`.unregistered.${i}`);
+  return chosen;
 }
 
 /** The configured rule over these standbys. `first k` becomes `any k` of the k that are first at present. */

@@ -17,7 +17,7 @@ export interface Reign {
    * The reign before, until as many standbys as the rule needs have everything that was committed in it: as long as they do
    * not, what they promise says nothing of that.
    */
-  readonly previous?: Reign;
+  readonly previous?: Reign | undefined;
 }
 
 /** The present reign. Its fields change with every swap, its node and epoch never. */

@@ -1,7 +1,7 @@
 import { z } from 'zod';
 import { WalshipError } from '../../engine/errors.js';
 import { type CommitRule, optionsSchema, problemsOf } from '../../engine/options.js';
-import type { ClusterView, Member, PrimaryRecord } from './coordinator.js';
+import type { ClusterView, Member, PrimaryRecord, Reign } from './coordinator.js';
 import { coordinatorError } from './errors.js';
 
 const decimal = z
@@ -11,11 +11,17 @@ const decimal = z
 const nodeName = optionsSchema.shape.nodeId;
 const address = optionsSchema.shape.listen.unwrap();
 
-/** A primary's record as it is stored. Strict: what another version added may be what safety hangs on. */
-export const primarySchema = z.strictObject({
+const reignSchema = z.strictObject({
   node: nodeName,
   epoch: decimal,
   rule: optionsSchema.shape.commitRule.unwrap().transform((rule) => rule as CommitRule),
+  get previous() {
+    return reignSchema.optional() as z.ZodType<Reign | undefined>;
+  },
+});
+
+/** A primary's record as it is stored. Strict: what another version added may be what safety hangs on. */
+export const primarySchema = reignSchema.extend({
   leaseMs: z.number().int().min(1).max(3_600_000),
   renewal: z.number().int().min(0),
 });
