@@ -154,6 +154,7 @@ Napi::Object toJs(Napi::Env env, const StatusSnapshot& snapshot) {
     Napi::Object entry = Napi::Object::New(env);
     entry.Set("node", node.node);
     entry.Set("parent", node.parent);
+    entry.Set("epoch", toJs(env, node.epoch));
     entry.Set("received", toJs(env, node.positions.received));
     entry.Set("flushed", toJs(env, node.positions.flushed));
     entry.Set("applied", toJs(env, node.positions.applied));

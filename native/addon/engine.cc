@@ -12,6 +12,8 @@ Napi::Function NativeEngine::define(Napi::Env env) {
                       InstanceMethod<&NativeEngine::read>("read"),
                       InstanceMethod<&NativeEngine::promote>("promote"),
                       InstanceMethod<&NativeEngine::promise>("promise"),
+                      InstanceMethod<&NativeEngine::setLease>("setLease"),
+                      InstanceMethod<&NativeEngine::hold>("hold"),
                       InstanceMethod<&NativeEngine::follow>("follow"),
                       InstanceMethod<&NativeEngine::forgetReader>("forgetReader"),
                       InstanceMethod<&NativeEngine::close>("close"),
@@ -146,15 +148,42 @@ Napi::Value NativeEngine::lsnTask(Napi::Env env, std::function<Result<uint64_t>(
 }
 
 Napi::Value NativeEngine::promote(const Napi::CallbackInfo& info) {
-  return lsnTask(info.Env(), [epoch = toU64(info[0])](Engine& engine) { return engine.promote(epoch); });
+  // The lease at once, and not when a thread of the pool comes to it: the clocks are read now.
+  const uint64_t lease =
+      info[1].IsBigInt() && !core_->down_.load() ? core_->engine_->leaseDeadline(toU64(info[1])) : kNoLease;
+  return lsnTask(info.Env(), [epoch = toU64(info[0]), lease](Engine& engine) { return engine.promote(epoch, lease); });
 }
 
 Napi::Value NativeEngine::promise(const Napi::CallbackInfo& info) {
-  return lsnTask(info.Env(), [epoch = toU64(info[0])](Engine& engine) { return engine.promise(epoch); });
+  return Task<Promised>::run(
+      info.Env(), core_->guarded<Promised>([epoch = toU64(info[0])](Engine& engine) { return engine.promise(epoch); }),
+      [](Napi::Env env, Promised& promised) -> Napi::Value {
+        Napi::Object out = Napi::Object::New(env);
+        out.Set("lsn", toJs(env, promised.lsn));
+        out.Set("logEpoch", toJs(env, promised.logEpoch));
+        return out;
+      },
+      Value());
+}
+
+void NativeEngine::setLease(const Napi::CallbackInfo& info) {
+  if (!usable(info.Env())) return;
+  core_->engine_->setLease(info[0].IsBigInt() ? std::optional(toU64(info[0])) : std::nullopt);
+}
+
+Napi::Value NativeEngine::hold(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  if (!usable(env)) return env.Undefined();
+  auto end = core_->engine_->hold(info[0].ToBoolean());
+  if (!end) return throwJs(env, end.error());
+  return toJs(env, end.value());
 }
 
 Napi::Value NativeEngine::follow(const Napi::CallbackInfo& info) {
-  return lsnTask(info.Env(), [target = targetFrom(info[0])](Engine& engine) { return engine.follow(target); });
+  const bool discard = info[0].IsObject() && info[0].As<Napi::Object>().Get("discardCommitted").ToBoolean();
+  return lsnTask(info.Env(), [target = targetFrom(info[0]), discard](Engine& engine) {
+    return engine.follow(target, discard);
+  });
 }
 
 Napi::Value NativeEngine::forgetReader(const Napi::CallbackInfo& info) {

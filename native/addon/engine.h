@@ -59,6 +59,8 @@ class NativeEngine final : public Napi::ObjectWrap<NativeEngine> {
   Napi::Value read(const Napi::CallbackInfo& info);
   Napi::Value promote(const Napi::CallbackInfo& info);
   Napi::Value promise(const Napi::CallbackInfo& info);
+  void setLease(const Napi::CallbackInfo& info);
+  Napi::Value hold(const Napi::CallbackInfo& info);
   Napi::Value follow(const Napi::CallbackInfo& info);
   Napi::Value forgetReader(const Napi::CallbackInfo& info);
   Napi::Value close(const Napi::CallbackInfo& info);

@@ -40,6 +40,7 @@ void Appender::stop() {
     const std::lock_guard lock(mutex_);
     if (!active_) return;
     active_ = false;
+    held_ = false;
   }
   while (seal(SIZE_MAX).bytes > 0) {
   }
@@ -48,6 +49,13 @@ void Appender::stop() {
     store_.arena().discard(std::move(ahead_.back()));
     ahead_.pop_back();
   }
+}
+
+Result<uint64_t> Appender::hold(bool on) {
+  const std::lock_guard lock(mutex_);
+  if (!active_) return makeError("WALSHIP_ERR_NOT_PRIMARY", "this node is a standby; there is nothing to hold");
+  held_.store(on, std::memory_order_release);
+  return endLsn_.load(std::memory_order_relaxed);
 }
 
 void Appender::fail(Error error) {
@@ -106,6 +114,9 @@ Result<uint64_t> Appender::append(Bytes bytes) {
     if (failed_) return failure_;
     if (!active_) {
       return makeError("WALSHIP_ERR_NOT_PRIMARY", "this node is a standby; append on the primary, or promote this node");
+    }
+    if (held_.load(std::memory_order_relaxed)) {
+      return makeError("WALSHIP_ERR_BACKPRESSURE", "the primary is held for a switchover; append again when it is writable");
     }
     if (bytes.size() > appendBytesMax_) {
       return makeError("WALSHIP_ERR_APPEND_TOO_LARGE", "an append of " + std::to_string(bytes.size()) +

@@ -27,15 +27,19 @@ class Appender {
   // `wake`: called after an append when nothing was pending before.
   Appender(Store& store, uint32_t frameBytesMax, std::function<void()> wake);
 
-  // The LSN behind the bytes. Takes all or nothing. Errors: WALSHIP_ERR_BACKPRESSURE (no page free: wait for
+  // The LSN behind the bytes. Takes all or nothing. Errors: WALSHIP_ERR_BACKPRESSURE (no page free, or held: wait for
   // `writable`), WALSHIP_ERR_NOT_PRIMARY, WALSHIP_ERR_APPEND_TOO_LARGE, or what fail() gave.
   Result<uint64_t> append(Bytes bytes);
   uint64_t endLsn() const { return endLsn_.load(std::memory_order_acquire); }
   size_t appendBytesMax() const { return appendBytesMax_; }
 
   void start(uint64_t epoch);
-  // Seals everything and takes no more.
+  // Seals everything and takes no more; ends a hold.
   void stop();
+  // While on, append() refuses with WALSHIP_ERR_BACKPRESSURE. The LSN behind all that was taken: nothing is added to it
+  // after the return. Error: WALSHIP_ERR_NOT_PRIMARY. Any thread.
+  Result<uint64_t> hold(bool on);
+  bool held() const { return held_.load(std::memory_order_acquire); }
   void fail(Error error);
   bool pending() const { return pendingFlag_.load(std::memory_order_acquire); }
   // Seals at most about `bytesMax`. bytes == 0: there was nothing.
@@ -64,6 +68,7 @@ class Appender {
 
   std::mutex mutex_;
   bool active_ = false;
+  std::atomic<bool> held_{false};  // written with mutex_ held
   bool failed_ = false;
   Error failure_;
   uint64_t epoch_ = 0;

@@ -177,21 +177,55 @@ Result<std::optional<ReadChunk>> Engine::read(uint64_t lsn, uint64_t limitLsn, b
   return std::optional<ReadChunk>(std::move(chunk));
 }
 
-Result<uint64_t> Engine::promote(uint64_t epoch) {
-  connector_->follow(std::nullopt);
-  return pump_->call([this, epoch] { return pump_->promote(epoch); });
+Result<uint64_t> Engine::promote(uint64_t epoch, uint64_t leaseUntilNs) {
+  const std::lock_guard lock(roleMutex_);
+  auto promoted = pump_->call([this, epoch, leaseUntilNs] { return pump_->promote(epoch, leaseUntilNs); });
+  if (promoted) connector_->follow(std::nullopt);  // a link that still comes is not taken by a primary
+  return promoted;
 }
 
-Result<uint64_t> Engine::promise(uint64_t epoch) {
-  return pump_->call([this, epoch] { return pump_->promise(epoch); });
+Result<Promised> Engine::promise(uint64_t epoch) {
+  const std::lock_guard lock(roleMutex_);
+  connector_->restart();  // a set-up under way may be one with a node that must not be followed any more
+  Promised promised;
+  auto done = pump_->call([&]() -> Result<uint64_t> {
+    auto outcome = pump_->promise(epoch);
+    if (!outcome) return outcome.error();
+    promised = outcome.value();
+    return promised.lsn;
+  });
+  if (!done) return done.error();
+  return promised;
 }
 
-Result<uint64_t> Engine::follow(std::optional<ConnectTarget> target) {
+void Engine::setLease(std::optional<uint64_t> monotonicUntilNs) {
+  const uint64_t until = monotonicUntilNs ? leaseClock_.deadline(*monotonicUntilNs) : kNoLease;
+  pump_->post([this, until] { pump_->setLease(until); });
+}
+
+Result<uint64_t> Engine::hold(bool on) {
+  auto end = pump_->appender().hold(on);
+  if (!end) return end;
+  if (on) {
+    counters_[kStarved].store(1, std::memory_order_release);
+  } else {
+    pump_->post([this] { pump_->releaseWriters(); });
+  }
+  return end;
+}
+
+Result<uint64_t> Engine::follow(std::optional<ConnectTarget> target, bool discardCommitted) {
+  const std::lock_guard lock(roleMutex_);
+  if (target && !discardCommitted && connector_->retryIfFollowing(*target)) {
+    return pump_->call([this]() -> Result<uint64_t> { return store_->epoch(); });
+  }
   // The connector first: a link to the old upstream must not arrive after the pump has dropped it.
   connector_->follow(std::nullopt);
-  auto demoted = pump_->call([this] {
+  auto demoted = pump_->call([this, discardCommitted] {
     auto outcome = pump_->demote();
     pump_->dropUpstream(makeError("WALSHIP_ERR_LINK_CLOSED", "this node follows another upstream now"));
+    pump_->setDiscardCommitted(discardCommitted);
+    counters_[kUpstreamHeardNs].store(0, std::memory_order_relaxed);
     return outcome;
   });
   if (demoted) connector_->follow(std::move(target));

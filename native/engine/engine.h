@@ -40,10 +40,17 @@ class Engine {
   // `wait`: reads the page from disk if need be (blocks); else WALSHIP_ERR_NOT_CACHED.
   Result<std::optional<ReadChunk>> read(uint64_t lsn, uint64_t limitLsn, bool wait);
 
-  // These block for the pump.
-  Result<uint64_t> promote(uint64_t epoch);
-  Result<uint64_t> promise(uint64_t epoch);
-  Result<uint64_t> follow(std::optional<ConnectTarget> target);  // none: stay alone as a standby
+  // These block for the pump, one at a time.
+  Result<uint64_t> promote(uint64_t epoch, uint64_t leaseUntilNs = kNoLease);
+  Result<Promised> promise(uint64_t epoch);
+  // none: stay alone as a standby. The target followed already: its link is kept, or tried again at once.
+  // `discardCommitted`: if the logs have diverged, this node's is cut even below what was committed synchronously.
+  Result<uint64_t> follow(std::optional<ConnectTarget> target, bool discardCommitted = false);
+
+  // Any thread, at once.
+  uint64_t leaseDeadline(uint64_t monotonicUntilNs) { return leaseClock_.deadline(monotonicUntilNs); }  // for promote()
+  void setLease(std::optional<uint64_t> monotonicUntilNs);  // none: no lease is asked for
+  Result<uint64_t> hold(bool on);  // Appender::hold()
   // A standby that is gone for good: nothing is kept for it any more.
   Result<void> forgetReader(const std::string& node);
   ReaderRegistry& readers() { return *readers_; }
@@ -60,6 +67,8 @@ class Engine {
   std::string verbsProblem_;
   Counters counters_{};
   Histograms histograms_;
+  LeaseClock leaseClock_;
+  std::mutex roleMutex_;  // held through a change of role or upstream
   std::unique_ptr<Arena> arena_;
   std::shared_ptr<Device> device_;
   std::unique_ptr<Log> log_;

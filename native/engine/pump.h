@@ -14,12 +14,19 @@
 #include <thread>
 
 #include "engine/appender.h"
+#include "engine/lease.h"
 #include "engine/settings.h"
 #include "engine/status.h"
 #include "replication/downstream.h"
 #include "replication/upstream.h"
 
 namespace walship {
+
+// What a node's promise is worth: after it nothing of an older epoch can land here.
+struct Promised {
+  uint64_t lsn = 0;       // received
+  uint64_t logEpoch = 0;  // the newest epoch with whose primary's log this node's is known to agree; compared before `lsn`
+};
 
 class Pump final : public SessionHost {
  public:
@@ -69,9 +76,17 @@ class Pump final : public SessionHost {
   void adoptDownstream(Established established);
   void adoptUpstream(Established established);
   void dropUpstream(const Error& why);
-  Result<uint64_t> promote(uint64_t epoch);
+  // `leaseUntilNs` (boot clock): nothing is committed after it. kNoLease: no lease is asked for, unless one was set
+  // before: then nothing is committed until setLease() says what holds now.
+  Result<uint64_t> promote(uint64_t epoch, uint64_t leaseUntilNs = kNoLease);
   Result<uint64_t> demote();
-  Result<uint64_t> promise(uint64_t epoch);
+  Result<Promised> promise(uint64_t epoch);
+  // Until when this node may commit as primary (boot clock), or kNoLease.
+  void setLease(uint64_t untilNs);
+  // A cut below what was committed synchronously is allowed until the next upstream has accepted this node.
+  void setDiscardCommitted(bool on) { discardCommitted_ = on; }
+  // Appends may be taken again: says so to those who wait.
+  void releaseWriters();
   void pageLoaded(uint64_t page, const Error* error);
   void fail(const Error& error);
   void setCommitRule(CommitRule rule) {
@@ -86,18 +101,21 @@ class Pump final : public SessionHost {
   uint64_t nodeKey() const override { return nodeKey_; }
   const std::string& nodeId() const override { return settings_.nodeId; }
   bool isPrimary() const override { return primary_; }
-  uint64_t epoch() const override;
+  EpochStart reign() const override { return reign_; }
   uint64_t committedLsn() const override { return committed_; }
   uint64_t protectedLsn() const override { return protected_; }
+  bool discardCommitted() const override { return discardCommitted_; }
   uint64_t appliedLsn() const override;
   CommitLevel awaitedLevel() const override { return primary_ ? rule_.level : heardAwaited_; }
   void requestLoad(uint64_t page) override { hooks_.requestLoad(page); }
+  void upstreamSpoke(uint64_t nowNs) override { counters_[kUpstreamHeardNs].store(nowNs, std::memory_order_relaxed); }
   void heardFromUpstream(const Heartbeat& heartbeat) override;
   void beforeCut(const LogPosition& from, const LogPosition& to) override;
   void afterCut() override;
   void event(const char* type, const std::string& node, const Error& detail) override;
 
  private:
+  static constexpr uint64_t kUpstreamId = 1;  // among the events of epoll; 0 is the eventfd
   struct Sample {
     uint64_t lsn;
     uint64_t ns;
@@ -110,6 +128,8 @@ class Pump final : public SessionHost {
   bool sealAppends();
   bool positionsChanged();
   void evaluateCommit();
+  bool leaseHolds();
+  void showEpochs();
   void evaluateProven(const Positions& own, const std::vector<StandbyPositions>& standbys);
   void tellObservers();
   void reap();
@@ -138,15 +158,17 @@ class Pump final : public SessionHost {
   CommitRule rule_;
 
   Tree tree_;
-  uint64_t nextSession_ = 2;  // 0: the eventfd, 1: the upstream
+  uint64_t nextSession_ = kUpstreamId + 1;
   std::map<uint64_t, std::unique_ptr<DownstreamSession>> downstreams_;
   std::unique_ptr<UpstreamSession> upstream_;
   bool primary_ = false;
   bool failed_ = false;
-  uint64_t heardEpoch_ = 0;
+  EpochStart reign_;  // of the primary heard of last, which this node may be itself; only grows
+  uint64_t leaseUntilNs_ = kNoLease;
+  bool leaseLost_ = false;  // found to be over, and told
+  bool discardCommitted_ = false;
   CommitLevel heardAwaited_ = CommitLevel::async;
   uint64_t upstreamTailLsn_ = 0;
-  uint64_t upstreamHeardNs_ = 0;
   uint64_t upstreamSinceNs_ = 0;
   uint64_t committed_ = 0;
   uint64_t protected_ = 0;

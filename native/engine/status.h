@@ -17,6 +17,7 @@ namespace walship {
 enum Counter : uint32_t {
   kReceivedLsn, kFlushedLsn, kAppliedLsn, kCommittedLsn, kEndLsn, kEpoch, kIsPrimary,
   kAppends, kAppendBytes, kBatches, kSyncs, kJsWakes, kPumpRounds, kPumpSleeps, kStarved,
+  kLogEpoch, kPromisedEpoch, kUpstreamHeardNs,
   kCounters
 };
 using Counters = std::array<std::atomic<uint64_t>, kCounters>;
@@ -34,6 +35,7 @@ struct LinkStatus {
 struct NodeStatus {
   std::string node;
   std::string parent;
+  uint64_t epoch = 0;  // in which it vouches for its positions
   Positions positions;
   uint64_t lagBytes = 0;
   uint64_t lagMs = 0;
@@ -47,7 +49,6 @@ struct StatusSnapshot {
   std::vector<NodeStatus> nodes;
   uint64_t upstreamTailLsn = 0;
   uint64_t upstreamHeardMsAgo = 0;
-  uint64_t heardEpoch = 0;
   bool ruleFailing = false;
   std::string storageProblem;
 };

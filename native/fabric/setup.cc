@@ -1,5 +1,6 @@
 #include "fabric/setup.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
@@ -154,44 +155,60 @@ Connector::~Connector() {
 
 void Connector::cancelTry() {
   cancelled_.store(true);
-  if (authenticating_ >= 0) ::shutdown(authenticating_, SHUT_RDWR);
+  ++generation_;
+  if (underWay_.valid()) ::shutdown(underWay_.get(), SHUT_RDWR);
+}
+
+void Connector::tryAtOnce() {
+  atOnce_ = true;
+  backoffMs_ = settings_.reconnectMsMin;
+  moved_.notify_all();
 }
 
 void Connector::follow(std::optional<ConnectTarget> target) {
   const std::lock_guard lock(mutex_);
   target_ = std::move(target);
   cancelTry();
-  ++generation_;
   wanted_ = target_.has_value();
-  backoffMs_ = settings_.reconnectMsMin;
-  moved_.notify_all();
+  tryAtOnce();
+}
+
+bool Connector::retryIfFollowing(const ConnectTarget& target) {
+  const std::lock_guard lock(mutex_);
+  if (target_ != target) return false;
+  if (wanted_) tryAtOnce();
+  return true;
+}
+
+void Connector::restart() {
+  const std::lock_guard lock(mutex_);
+  if (!wanted_) return;
+  cancelTry();
+  tryAtOnce();
 }
 
 void Connector::reconnect(bool soon) {
   const std::lock_guard lock(mutex_);
   wanted_ = target_.has_value();
-  if (soon) backoffMs_ = settings_.reconnectMsMin;
+  if (soon) tryAtOnce();
   moved_.notify_all();
 }
 
 void Connector::run() {
   Identity identity = settings_.identity;
   std::unique_lock lock(mutex_);
-  bool first = true;
   while (true) {
     moved_.wait(lock, [&] { return stopping_ || wanted_; });
     if (stopping_) return;
     const uint64_t generation = generation_;
     const auto changed = [&] { return stopping_ || generation != generation_; };
-    if (!first) {
+    if (!atOnce_) {
       const uint32_t pause = jittered(backoffMs_);
       backoffMs_ = std::min(backoffMs_ * 2, settings_.reconnectMsMax);
-      if (moved_.wait_for(lock, std::chrono::milliseconds(pause), changed)) {
-        first = true;
-        continue;
-      }
+      moved_.wait_for(lock, std::chrono::milliseconds(pause), [&] { return changed() || atOnce_; });
+      if (changed()) continue;
     }
-    first = false;
+    atOnce_ = false;
     const ConnectTarget target = *target_;
     cancelled_.store(false);
     lock.unlock();
@@ -204,13 +221,10 @@ void Connector::run() {
     } else {
       const int fd = connection.value().get();
       lock.lock();
-      authenticating_ = fd;
+      underWay_ = Fd(::fcntl(fd, F_DUPFD_CLOEXEC, 0));
       if (changed()) ::shutdown(fd, SHUT_RDWR);
       lock.unlock();
       auto peer = shakeHandsAsConnector(fd, identity, target.node, deadline);
-      lock.lock();
-      authenticating_ = -1;
-      lock.unlock();
       if (peer) {
         outcome = finish(connection.take(), peer.value(), settings_, deadline);
       } else {
@@ -223,15 +237,13 @@ void Connector::run() {
       identity.transports = verbsFailed && canFallBack ? uint8_t{kTransportTcp} : settings_.identity.transports;
     }
     lock.lock();
+    underWay_.reset();
     if (!outcome && !changed()) {
       lock.unlock();
       onError_(outcome.error());
       lock.lock();
     }
-    if (changed()) {
-      first = true;
-      continue;
-    }
+    if (changed()) continue;
     if (outcome) {
       wanted_ = false;
       // With the mutex held: after follow() has returned no link to the old target is handed over any more.

@@ -73,6 +73,7 @@ struct ConnectTarget {
   Address address;
   std::string node;    // expected id; empty for any
   std::string source;  // local address to connect from; empty for any
+  bool operator==(const ConnectTarget&) const = default;
 };
 
 // Keeps trying until it has a link, then rests until asked for another.
@@ -84,12 +85,17 @@ class Connector {
   ~Connector();
   // A new target (or none: stop connecting). A link set up for an older target is not handed over.
   void follow(std::optional<ConnectTarget> target);
-  // The link handed over is gone: connect again. `soon`: without the back-off having grown.
+  // Whether `target` is the one followed. If its link is not up, the next try is made at once.
+  bool retryIfFollowing(const ConnectTarget& target);
+  // Gives up the try under way, and begins it anew.
+  void restart();
+  // The link handed over is gone: connect again. `soon`: at once, as it was a good link; else the back-off goes on.
   void reconnect(bool soon);
 
  private:
   void run();
-  void cancelTry();  // with mutex_ held
+  void cancelTry();  // these with mutex_ held
+  void tryAtOnce();
 
   SetupSettings settings_;
   OnLink onLink_;
@@ -97,11 +103,12 @@ class Connector {
   std::mutex mutex_;
   std::condition_variable moved_;
   std::optional<ConnectTarget> target_;
-  uint64_t generation_ = 0;
+  uint64_t generation_ = 0;  // grows when a try under way has become useless
   bool wanted_ = false;
+  bool atOnce_ = false;  // the next try waits for no back-off
   bool stopping_ = false;
   std::atomic<bool> cancelled_{false};  // the try under way is of no use any more
-  int authenticating_ = -1;
+  Fd underWay_;  // a copy of the descriptor of the try under way, to shut it down by
   uint32_t backoffMs_;
   std::thread thread_;
 };

@@ -13,6 +13,7 @@ namespace walship {
 struct Address {
   std::string host;  // name, IPv4, or IPv6 without brackets
   uint16_t port = 0;
+  bool operator==(const Address&) const = default;
 };
 
 // "host:port" or "[v6]:port". Error: WALSHIP_ERR_ADDRESS.

@@ -46,11 +46,11 @@ bool DownstreamSession::step(uint64_t nowNs) {
     const uint64_t since = nowNs - heartbeatSentNs_;
     const bool moved = host_.committedLsn() != committedSent_;
     if (since >= uint64_t{settings.heartbeatMs} * 1'000'000 || (moved && since >= kCommitHeartbeatNs) ||
-        host_.epoch() != epochSent_) {
-      epochSent_ = host_.epoch();
+        host_.reign() != reignSent_) {
+      reignSent_ = host_.reign();
       heartbeatSentNs_ = nowNs;
       committedSent_ = host_.committedLsn();
-      say(encode(Heartbeat{host_.epoch(), host_.store().receivedLsn(), committedSent_, host_.protectedLsn(), nowNs,
+      say(encode(Heartbeat{reignSent_.epoch, reignSent_.firstLsn, host_.store().receivedLsn(), committedSent_, host_.protectedLsn(), nowNs,
                            host_.awaitedLevel()}));
     }
     any = ship();
@@ -115,7 +115,8 @@ void DownstreamSession::onShipped(uint64_t count) {
 void DownstreamSession::refuse(const char* code, const std::string& message) {
   Answer refusal;
   refusal.kind = AnswerKind::refuse;
-  refusal.epoch = host_.epoch();
+  refusal.epoch = host_.reign().epoch;
+  refusal.epochFirstLsn = host_.reign().firstLsn;
   refusal.code = code;
   refusal.message = message;
   say(encode(refusal));
@@ -125,19 +126,23 @@ void DownstreamSession::refuse(const char* code, const std::string& message) {
   state_ = State::refused;
 }
 
-void DownstreamSession::answer(Answer what) {
-  what.epoch = host_.epoch();
+void DownstreamSession::answer(AnswerKind kind, const LogPosition& start) {
+  Answer what;
+  what.kind = kind;
+  what.start = start;
+  what.epoch = host_.reign().epoch;
+  what.epochFirstLsn = host_.reign().firstLsn;
   what.committedLsn = host_.committedLsn();
   what.protectedLsn = host_.protectedLsn();
   what.history = host_.store().record().history;
   say(encode(what));
-  if (what.kind == AnswerKind::cut) {
+  if (kind == AnswerKind::cut) {
     state_ = State::awaitingOffer;
     return;
   }
   state_ = State::streaming;
-  cursorPage_ = what.start.page;
-  cursorOffset_ = what.start.offset;
+  cursorPage_ = start.page;
+  cursorOffset_ = start.offset;
 }
 
 void DownstreamSession::answerOffer() {
@@ -147,10 +152,10 @@ void DownstreamSession::answerOffer() {
     return refuse("WALSHIP_ERR_GEOMETRY", "page or segment size differs: " + std::to_string(geometry.pageBytes) + " × " +
                                               std::to_string(geometry.segmentPages) + " here; set both nodes alike");
   }
-  if (offer_.promisedEpoch > host_.epoch()) {
+  if (offer_.promisedEpoch > host_.reign().epoch) {
     return refuse("WALSHIP_ERR_EPOCH", "'" + node_ + "' has promised itself to epoch " +
                                            std::to_string(offer_.promisedEpoch) + ", newer than epoch " +
-                                           std::to_string(host_.epoch()) + " here");
+                                           std::to_string(host_.reign().epoch) + " here");
   }
   if (offer_.protectedLsn > store.received().lsn && host_.isPrimary()) {
     return refuse("WALSHIP_ERR_DIVERGED_COMMITTED",
@@ -159,11 +164,11 @@ void DownstreamSession::answerOffer() {
   }
   if (!offer_.hasLog) {
     const uint64_t first = store.log().firstPage();
-    if (store.empty()) return answer({AnswerKind::accept, 0, store.received(), 0, 0, {}, {}, {}});
+    if (store.empty()) return answer(AnswerKind::accept, store.received());
     const Pin pin = store.arena().find(first, Access::catchUp);
     if (!pin) return host_.requestLoad(first);
     const auto header = loadAt<PageHeader>(pin.bytes(), 0);
-    return answer({AnswerKind::accept, 0, {header.firstLsn, header.parent, 0, first, 0}, 0, 0, {}, {}, {}});
+    return answer(AnswerKind::accept, {header.firstLsn, header.parent, 0, first, 0});
   }
   const LogPosition& theirs = offer_.tail;
   const LogPosition& ours = store.received();
@@ -172,14 +177,14 @@ void DownstreamSession::answerOffer() {
     if (common >= ours.lsn && !host_.isPrimary()) {
       return refuse("WALSHIP_ERR_UPSTREAM_BEHIND", "'" + host_.nodeId() + "' is itself behind '" + node_ + "'; try again");
     }
-    return answer({AnswerKind::cut, 0, {common, 0, 0, 0, 0}, 0, 0, {}, {}, {}});
+    return answer(AnswerKind::cut, {common, 0, 0, 0, 0});
   }
   if (theirs.page < store.log().firstPage()) {
     return refuse("WALSHIP_ERR_TOO_FAR_BEHIND", "the log here begins at LSN " + std::to_string(store.log().firstLsn()) +
                                                     ", '" + node_ + "' ends at " + std::to_string(theirs.lsn) +
                                                     "; give it a snapshot, or keep more (retention)");
   }
-  if (theirs.page > ours.page) return answer({AnswerKind::cut, 0, {ours.lsn, 0, 0, 0, 0}, 0, 0, {}, {}, {}});
+  if (theirs.page > ours.page) return answer(AnswerKind::cut, {ours.lsn, 0, 0, 0, 0});
   const Pin pin = store.arena().find(theirs.page, Access::catchUp);
   if (!pin) return host_.requestLoad(theirs.page);
   const auto header = loadAt<PageHeader>(pin.bytes(), 0);
@@ -192,10 +197,10 @@ void DownstreamSession::answerOffer() {
   const bool same = theirs.offset == 0 ? sameStart
                                        : found.lsn == theirs.lsn && found.offset == theirs.offset &&
                                              found.headerChecksum == theirs.headerChecksum;
-  if (same) return answer({AnswerKind::accept, 0, theirs, 0, 0, {}, {}, {}});
+  if (same) return answer(AnswerKind::accept, theirs);
   // The histories agree but the bytes do not: go back page by page until they do.
   const uint64_t back = pin.filled() == 0 ? ours.lsn : std::min(header.firstLsn, theirs.lsn - 1);
-  answer({AnswerKind::cut, 0, {back, 0, 0, 0, 0}, 0, 0, {}, {}, {}});
+  answer(AnswerKind::cut, {back, 0, 0, 0, 0});
 }
 
 void DownstreamSession::onPage(uint64_t page, const Error* error) {

@@ -46,7 +46,7 @@ class DownstreamSession final : public LinkHandler {
   };
 
   void answerOffer();
-  void answer(Answer answer);
+  void answer(AnswerKind kind, const LogPosition& start);
   void refuse(const char* code, const std::string& message);
   void take(const Ack& ack);
   bool ship();
@@ -72,7 +72,7 @@ class DownstreamSession final : public LinkHandler {
   std::deque<Buffer> unsent_;
   uint64_t heartbeatSentNs_ = 0;
   uint64_t committedSent_ = 0;
-  uint64_t epochSent_ = 0;
+  EpochStart reignSent_;
   uint64_t heardNs_ = 0;
   Histogram roundTripNs_;
   std::unique_ptr<Link> link_;  // last: destroyed first

@@ -24,13 +24,16 @@ class SessionHost {
   virtual uint64_t nodeKey() const = 0;
   virtual const std::string& nodeId() const = 0;
   virtual bool isPrimary() const = 0;
-  virtual uint64_t epoch() const = 0;         // the newest this node knows to reign
+  virtual EpochStart reign() const = 0;       // the newest epoch of whose primary's log this node's is known to be a part
   virtual uint64_t committedLsn() const = 0;
   virtual uint64_t protectedLsn() const = 0;  // committed by a synchronous rule: the log is never cut below
+  virtual bool discardCommitted() const = 0;  // but an operator has said that it may be, this once
   virtual uint64_t appliedLsn() const = 0;
   virtual CommitLevel awaitedLevel() const = 0;  // of the primary's commit rule, as far as known here
   // Has the page read into the arena; every session's onPage() is called when it is there or cannot be had.
   virtual void requestLoad(uint64_t page) = 0;
+  // Something came from the upstream.
+  virtual void upstreamSpoke(uint64_t nowNs) = 0;
   // The upstream, of whose log this node's is a prefix, says where it stands.
   virtual void heardFromUpstream(const Heartbeat& heartbeat) = 0;
   // The log is about to be cut back: ends every downstream session (they hold its pages).

@@ -60,7 +60,7 @@ bool take(WireReader& reader, Answer& answer) {
   uint8_t kind = 0;
   if (!reader.take(kind) || kind < 1 || kind > 3) return false;
   answer.kind = static_cast<AnswerKind>(kind);
-  return reader.take(answer.epoch) && take(reader, answer.start) && reader.take(answer.committedLsn) &&
+  return reader.take(answer.epoch) && reader.take(answer.epochFirstLsn) && take(reader, answer.start) && reader.take(answer.committedLsn) &&
          reader.take(answer.protectedLsn) &&
          take(reader, answer.history) && reader.takeName(answer.code) && reader.takeName(answer.message);
 }
@@ -85,7 +85,7 @@ bool take(WireReader& reader, Ack& ack) {
   for (uint16_t i = 0; i < count; ++i) {
     AckEntry entry;
     Positions& positions = entry.positions;
-    if (!reader.take(entry.nodeKey) || !reader.take(positions.received) || !reader.take(positions.flushed) ||
+    if (!reader.take(entry.nodeKey) || !reader.take(entry.epoch) || !reader.take(positions.received) || !reader.take(positions.flushed) ||
         !reader.take(positions.applied) || positions.flushed > positions.received) {
       return false;
     }
@@ -102,7 +102,7 @@ bool take(WireReader& reader, Describe& describe) {
 
 bool take(WireReader& reader, Heartbeat& heartbeat) {
   uint8_t awaited = 0;
-  if (!reader.take(heartbeat.epoch) || !reader.take(heartbeat.tailLsn) || !reader.take(heartbeat.committedLsn) ||
+  if (!reader.take(heartbeat.epoch) || !reader.take(heartbeat.epochFirstLsn) || !reader.take(heartbeat.tailLsn) || !reader.take(heartbeat.committedLsn) ||
       !reader.take(heartbeat.protectedLsn) || !reader.take(heartbeat.sentNs) || !reader.take(awaited)) {
     return false;
   }
@@ -139,6 +139,7 @@ Buffer encode(const Answer& answer) {
   Buffer out = begin(kAnswer);
   putValue(out, static_cast<uint8_t>(answer.kind));
   putValue(out, answer.epoch);
+  putValue(out, answer.epochFirstLsn);
   putPosition(out, answer.start);
   putValue(out, answer.committedLsn);
   putValue(out, answer.protectedLsn);
@@ -169,6 +170,7 @@ Buffer encode(const Ack& ack) {
   putValue(out, static_cast<uint16_t>(ack.entries.size()));
   for (const AckEntry& entry : ack.entries) {
     putValue(out, entry.nodeKey);
+    putValue(out, entry.epoch);
     putValue(out, entry.positions.received);
     putValue(out, entry.positions.flushed);
     putValue(out, entry.positions.applied);
@@ -190,6 +192,7 @@ Buffer encode(const Describe& describe) {
 Buffer encode(const Heartbeat& heartbeat) {
   Buffer out = begin(kHeartbeat);
   putValue(out, heartbeat.epoch);
+  putValue(out, heartbeat.epochFirstLsn);
   putValue(out, heartbeat.tailLsn);
   putValue(out, heartbeat.committedLsn);
   putValue(out, heartbeat.protectedLsn);

@@ -6,7 +6,7 @@
 //   downstream → upstream   Grants     pages of mine that you may write into
 //   downstream → upstream   Ack        positions of me and of everything below me
 //   downstream → upstream   Describe   who a node of my subtree is (once per node, before its first Ack)
-//   upstream → downstream   Heartbeat  epoch, tail, commit position, time
+//   upstream → downstream   Heartbeat  epoch and where it began, tail, commit position, time
 #pragma once
 
 #include <optional>
@@ -39,7 +39,8 @@ enum class AnswerKind : uint8_t { accept = 1, cut = 2, refuse = 3 };
 
 struct Answer {
   AnswerKind kind = AnswerKind::refuse;
-  uint64_t epoch = 0;      // the newest the upstream knows
+  uint64_t epoch = 0;      // the newest whose beginning the upstream knows
+  uint64_t epochFirstLsn = 0;  // where it began
   LogPosition start;       // accept: shipping begins here; cut: start.lsn is where the logs can agree
   uint64_t committedLsn = 0;
   uint64_t protectedLsn = 0;
@@ -64,6 +65,7 @@ struct Positions {
 
 struct AckEntry {
   uint64_t nodeKey = 0;
+  uint64_t epoch = 0;      // the node's log epoch: the one in which it vouches for these positions
   Positions positions;
 };
 
@@ -86,6 +88,7 @@ enum class CommitLevel : uint8_t { async, received, flushed, applied };
 
 struct Heartbeat {
   uint64_t epoch = 0;
+  uint64_t epochFirstLsn = 0;  // where it began: whoever has received that much has its whole log from it
   uint64_t tailLsn = 0;
   uint64_t committedLsn = 0;
   uint64_t protectedLsn = 0;  // committed by a synchronous rule: no node cuts its log below this

@@ -23,6 +23,8 @@ Result<std::unique_ptr<Store>> Store::open(Arena& arena, Log& log, const LogPosi
   // An epoch can be recorded before its first bytes are on disk; a crash in between leaves a start beyond the tail.
   EpochHistory& history = store->record_.history;
   while (!history.empty() && history.back().firstLsn > tail.lsn) history.pop_back();
+  // Whoever has noted an epoch has promised it.
+  store->record_.promisedEpoch = std::max(store->record_.promisedEpoch, store->epoch());
   if (auto loaded = store->loadTailPage(tail); !loaded) return loaded.error();
   return store;
 }
@@ -129,9 +131,11 @@ Result<void> Store::cut(const LogPosition& to) {
   if (auto loaded = loadTailPage(to); !loaded) return loaded;
 
   NodeRecord record = record_;
-  while (!record.history.empty() && record.history.back().firstLsn >= to.lsn && record.history.size() > 1) {
-    record.history.pop_back();
+  EpochHistory& history = record.history;
+  while (!history.empty() && (history.back().firstLsn > to.lsn || (history.back().firstLsn == to.lsn && history.size() > 1))) {
+    history.pop_back();
   }
+  record.protectedLsn = std::min(record.protectedLsn, to.lsn);  // less only if an operator said so
   return storeRecord(std::move(record));
 }
 

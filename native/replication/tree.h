@@ -11,6 +11,7 @@ namespace walship {
 
 struct TreeNode {
   Describe description;
+  uint64_t epoch = 0;  // in which the node vouches for its positions
   Positions positions;
   const void* via = nullptr;  // the session through which it reports
   uint64_t heardNs = 0;
@@ -43,7 +44,9 @@ class Tree {
       node.movedNs = nowNs;
       moved_ = true;
     }
+    moved_ |= node.epoch != entry.epoch;
     node.positions = entry.positions;
+    node.epoch = entry.epoch;
     node.heardNs = nowNs;
     return true;
   }
@@ -65,10 +68,14 @@ class Tree {
   uint64_t version() const { return version_; }  // grows when nodes come, go or describe themselves anew
   bool takeMoved() { return std::exchange(moved_, false); }  // whether a position moved since the last call
 
-  std::vector<StandbyPositions> positions() const {
+  // What counts for a commit in `epoch`: the positions that nodes vouch for in that very epoch. A node that has not
+  // noted it yet may still lose, to a newer epoch that never was acknowledged anywhere else, what it received in older ones.
+  std::vector<StandbyPositions> vouchedIn(uint64_t epoch) const {
     std::vector<StandbyPositions> all;
     all.reserve(nodes_.size());
-    for (const auto& [key, node] : nodes_) all.push_back({key, node.positions});
+    for (const auto& [key, node] : nodes_) {
+      if (node.epoch == epoch) all.push_back({key, node.positions});
+    }
     return all;
   }
 

@@ -58,7 +58,7 @@ void UpstreamSession::offer() {
   mine.hasLog = !store.empty();
   mine.tail = offered_ = store.received();
   mine.promisedEpoch = record.promisedEpoch;
-  mine.protectedLsn = host_.protectedLsn();
+  mine.protectedLsn = host_.discardCommitted() ? 0 : host_.protectedLsn();
   mine.pageBytes = store.geometry().pageBytes;
   mine.segmentPages = store.geometry().segmentPages;
   mine.history = record.history;
@@ -68,7 +68,7 @@ void UpstreamSession::offer() {
 
 void UpstreamSession::onMessage(Bytes bytes) {
   if (ended_) return;
-  heardNs_ = monotonicNs();
+  heard();
   auto decoded = decodeMessage(bytes);
   if (!decoded) return end(decoded.error());
   if (auto* answer = std::get_if<Answer>(&decoded.value()); answer != nullptr && state_ == State::offering) {
@@ -76,20 +76,71 @@ void UpstreamSession::onMessage(Bytes bytes) {
   } else if (auto* heartbeat = std::get_if<Heartbeat>(&decoded.value());
              heartbeat != nullptr && state_ == State::streaming) {
     echoNs_ = heartbeat->sentNs;
-    if (checkEpoch(heartbeat->epoch)) host_.heardFromUpstream(*heartbeat);
+    if (!checkEpoch({heartbeat->epoch, heartbeat->epochFirstLsn})) return;
+    const bool news = epoch_.epoch > host_.store().record().promisedEpoch || epochToNote();
+    if (news && !joinEpoch(host_.store().record())) return;
+    host_.heardFromUpstream(*heartbeat);
   } else {
     end(makeError("WALSHIP_ERR_LINK_PROTOCOL", "a message that does not belong here"));
   }
 }
 
-bool UpstreamSession::checkEpoch(uint64_t epoch) {
+void UpstreamSession::heard() {
+  heardNs_ = monotonicNs();
+  host_.upstreamSpoke(heardNs_);
+}
+
+// ---- epochs ----
+//
+// An election takes, of those who promised, the log with the highest (log epoch, received LSN); the log epoch is the last
+// of the stored history. What a primary of epoch e counts towards a commit must therefore win against every log that e's
+// primary, or an older one, did not have. Hence three rules:
+//
+// 1. A node vouches in e, and its acknowledgements count, only once (e, first LSN of e) is stored durably; and it is
+//    stored only when everything below that LSN is here and agrees with the log of e's primary. Then the node beats
+//    every log of an epoch before e however long: an entry of an older epoch, shipped again in e, cannot be lost to a
+//    primary of an epoch between (figure 8 of the Raft paper).
+// 2. It agrees with that log because an upstream's word is believed in a session only after the hand-shake has found
+//    this log to be a part of the upstream's, which is, by the same rule, a part of that of the primary whose epoch it
+//    names. A cut anywhere on the way ends the sessions below it.
+// 3. Joining an epoch promises it: no older primary is followed ever after, so what was vouched for is not taken back
+//    except for a newer one.
+
+bool UpstreamSession::checkEpoch(const EpochStart& epoch) {
   const uint64_t promised = host_.store().record().promisedEpoch;
-  if (epoch < promised || epoch < epoch_) {
-    end(makeError("WALSHIP_ERR_EPOCH", "'" + node_ + "' is in epoch " + std::to_string(epoch) + ", this node has promised epoch " +
-                                           std::to_string(std::max(promised, epoch_))));
+  if (epoch.epoch < promised || epoch.epoch < epoch_.epoch) {
+    end(makeError("WALSHIP_ERR_EPOCH", "'" + node_ + "' is in epoch " + std::to_string(epoch.epoch) +
+                                           ", this node has promised epoch " +
+                                           std::to_string(std::max(promised, epoch_.epoch))));
+    return false;
+  }
+  if (epoch.epoch == epoch_.epoch && epoch != epoch_) {
+    end(makeError("WALSHIP_ERR_LINK_PROTOCOL", "'" + node_ + "' names two beginnings of one epoch"));
     return false;
   }
   epoch_ = epoch;
+  return true;
+}
+
+bool UpstreamSession::epochToNote() const {
+  const Store& store = host_.store();
+  return epoch_.epoch > store.epoch() && store.receivedLsn() >= epoch_.firstLsn;
+}
+
+// Stores `record` with the promise of the session's epoch, and with its beginning if this log has reached it.
+bool UpstreamSession::joinEpoch(NodeRecord record) {
+  record.promisedEpoch = std::max(record.promisedEpoch, epoch_.epoch);
+  const EpochStart last = record.history.empty() ? EpochStart{} : record.history.back();
+  if (last.epoch > epoch_.epoch || (last.epoch < epoch_.epoch && last.firstLsn > epoch_.firstLsn) ||
+      (last.epoch == epoch_.epoch && last != epoch_)) {
+    end(makeError("WALSHIP_ERR_LINK_PROTOCOL", "'" + node_ + "' names an epoch that its history does not lead to"));
+    return false;
+  }
+  if (last.epoch < epoch_.epoch && host_.store().receivedLsn() >= epoch_.firstLsn) record.history.push_back(epoch_);
+  if (auto stored = host_.store().storeRecord(std::move(record)); !stored) {
+    end(stored.error());
+    return false;
+  }
   return true;
 }
 
@@ -107,7 +158,7 @@ void UpstreamSession::take(const Answer& answer) {
     }
     return end(makeError(code, "'" + node_ + "' refused: " + answer.message));
   }
-  if (!checkEpoch(answer.epoch)) return;
+  if (!checkEpoch({answer.epoch, answer.epochFirstLsn})) return;
   if (answer.kind == AnswerKind::cut) return cutTo(answer.start.lsn);
 
   if (store.empty() && answer.start != offered_) {
@@ -123,13 +174,13 @@ void UpstreamSession::take(const Answer& answer) {
   for (const EpochStart& start : answer.history) {
     if (start.firstLsn <= store.received().lsn) history.push_back(start);
   }
-  if (history != record.history) {
-    record.history = std::move(history);
-    if (auto stored = store.storeRecord(std::move(record)); !stored) return end(stored.error());
-  }
+  const bool news = history != record.history || epoch_.epoch > record.promisedEpoch;
+  record.history = std::move(history);
+  const bool noted = epoch_.epoch == (record.history.empty() ? 0 : record.history.back().epoch);
+  if ((news || (!noted && store.receivedLsn() >= epoch_.firstLsn)) && !joinEpoch(std::move(record))) return;
 
   // Only now is this log known to be a prefix of the upstream's.
-  host_.heardFromUpstream({answer.epoch, answer.start.lsn, answer.committedLsn, answer.protectedLsn, 0});
+  host_.heardFromUpstream({answer.epoch, answer.epochFirstLsn, answer.start.lsn, answer.committedLsn, answer.protectedLsn, 0});
   state_ = State::streaming;
   tailGrant_ = nextGrant_++;
   const LogPosition& tail = store.received();
@@ -147,7 +198,7 @@ void UpstreamSession::cutTo(uint64_t lsn) {
     return end(makeError("WALSHIP_ERR_LINK_PROTOCOL", "'" + node_ + "' asks for a cut at LSN " + std::to_string(lsn) +
                                                           " that leads nowhere"));
   }
-  if (lsn < host_.protectedLsn()) {
+  if (lsn < host_.protectedLsn() && !host_.discardCommitted()) {
     return end(makeError("WALSHIP_ERR_DIVERGED_COMMITTED",
                          "'" + node_ + "' agrees with this node's log only up to LSN " + std::to_string(lsn) +
                              ", but LSN " + std::to_string(host_.protectedLsn()) +
@@ -155,6 +206,12 @@ void UpstreamSession::cutTo(uint64_t lsn) {
   }
   auto to = store.boundary(lsn);
   if (!to) return end(to.error());
+  // The promise first: what is cut for this epoch is not to be shipped here again by an older one.
+  NodeRecord record = store.record();
+  if (epoch_.epoch > record.promisedEpoch) {
+    record.promisedEpoch = epoch_.epoch;
+    if (auto stored = store.storeRecord(std::move(record)); !stored) return end(stored.error());
+  }
   host_.beforeCut(from, to.value());
   auto cut = store.cut(to.value());
   host_.afterCut();
@@ -181,7 +238,7 @@ void UpstreamSession::grantPages() {
 
 void UpstreamSession::onLanded(uint32_t grantId, uint32_t length) {
   if (ended_) return;
-  heardNs_ = monotonicNs();
+  heard();
   Store& store = host_.store();
   LogPosition from = store.received();
   MutableBytes page = store.tailPage().bytes();
@@ -202,9 +259,14 @@ void UpstreamSession::onLanded(uint32_t grantId, uint32_t length) {
     error.message = "what '" + node_ + "' shipped at LSN " + std::to_string(from.lsn) + " is not the next frame: " + error.message;
     return end(std::move(error));
   }
-  if (checked.value().epoch > epoch_) {
-    return end(makeError("WALSHIP_ERR_EPOCH", "a frame of epoch " + std::to_string(checked.value().epoch) +
-                                                  " in a session of epoch " + std::to_string(epoch_)));
+  // Behind the beginning of the upstream's epoch stands nothing of an older one: those would be the bytes of a deposed
+  // primary.
+  const uint64_t last = checked.value().epoch;
+  if (last > epoch_.epoch || (last < epoch_.epoch && checked.value().lsn > epoch_.firstLsn)) {
+    return end(makeError("WALSHIP_ERR_EPOCH", "a frame of epoch " + std::to_string(last) + " up to LSN " +
+                                                  std::to_string(checked.value().lsn) + " in a session of epoch " +
+                                                  std::to_string(epoch_.epoch) + ", which began at LSN " +
+                                                  std::to_string(epoch_.firstLsn)));
   }
   if (checked.value().epoch > store.epoch() && !noteEpochs(page, from, checked.value())) return;
   if (nextPage) {
@@ -215,6 +277,7 @@ void UpstreamSession::onLanded(uint32_t grantId, uint32_t length) {
     store.openPage(std::move(next));
   }
   store.advance(checked.value());
+  if (epochToNote() && !joinEpoch(store.record())) return;
   ackDue(host_.awaitedLevel() == CommitLevel::received);
 }
 
@@ -227,6 +290,10 @@ bool UpstreamSession::noteEpochs(Bytes page, const LogPosition& from, const LogP
     }
     return true;
   });
+  if (record.history.back().epoch == epoch_.epoch && record.history.back() != epoch_) {
+    end(makeError("WALSHIP_ERR_EPOCH", "epoch " + std::to_string(epoch_.epoch) + " begins at another LSN than '" + node_ + "' said"));
+    return false;
+  }
   if (auto stored = store.storeRecord(std::move(record)); !stored) {
     end(stored.error());
     return false;
@@ -256,8 +323,8 @@ void UpstreamSession::acknowledge(uint64_t nowNs) {
   Ack ack;
   ack.echoNs = std::exchange(echoNs_, 0);
   const uint64_t flushed = store.flushedLsn();
-  ack.entries.push_back({host_.nodeKey(), {std::max(store.receivedLsn(), flushed), flushed, host_.appliedLsn()}});
-  for (const auto& [key, node] : tree.nodes()) ack.entries.push_back({key, node.positions});
+  ack.entries.push_back({host_.nodeKey(), store.epoch(), {std::max(store.receivedLsn(), flushed), flushed, host_.appliedLsn()}});
+  for (const auto& [key, node] : tree.nodes()) ack.entries.push_back({key, node.epoch, node.positions});
   say(encode(ack));
   ackDueNs_ = UINT64_MAX;
   ackSentNs_ = nowNs;

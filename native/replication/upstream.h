@@ -28,7 +28,7 @@ class UpstreamSession final : public LinkHandler {
   const std::string& node() const { return node_; }
   const std::optional<Error>& ended() const { return ended_; }
   bool streaming() const { return state_ == State::streaming; }
-  uint64_t epoch() const { return epoch_; }  // the upstream's, as last heard
+  uint64_t epoch() const { return epoch_.epoch; }  // the upstream's, as last heard
   bool polledBusy = false;  // the pump's note: the last poll() found something
 
   void onLanded(uint32_t grantId, uint32_t length) override;
@@ -49,7 +49,10 @@ class UpstreamSession final : public LinkHandler {
   void grantPages();
   void ackDue(bool awaited);
   void acknowledge(uint64_t nowNs);
-  bool checkEpoch(uint64_t epoch);
+  void heard();
+  bool checkEpoch(const EpochStart& epoch);
+  bool joinEpoch(NodeRecord record);
+  bool epochToNote() const;
   bool noteEpochs(Bytes page, const LogPosition& from, const LogPosition& to);
   void say(Buffer message);
 
@@ -59,7 +62,7 @@ class UpstreamSession final : public LinkHandler {
   State state_ = State::offering;
   LogPosition offered_;
   uint32_t cuts_ = 0;
-  uint64_t epoch_ = 0;  // the upstream's
+  EpochStart epoch_;  // the upstream's
 
   uint32_t tailGrant_ = 0;       // id of the grant of the tail page
   uint32_t nextGrant_ = 1;

@@ -14,6 +14,10 @@ export const counter = {
   jsWakes: 11,
   pumpRounds: 12,
   pumpSleeps: 13,
-  /** 1 from a refused append on until there is room again. */
+  /** 1 from a refused append, or the begin of a hold, on until appends are taken again. */
   starved: 14,
+  logEpoch: 15,
+  promisedEpoch: 16,
+  /** On the monotonic clock, in ns; 0: not heard yet. */
+  upstreamHeardNs: 17,
 } as const;

@@ -53,6 +53,9 @@ export type EngineEventType =
   | 'rule-met'
   | 'promoted'
   | 'demoted'
+  | 'epoch'
+  | 'lease-expired'
+  | 'lease-renewed'
   | 'log-cut'
   | 'writable'
   | 'storage-problem'
@@ -182,8 +185,29 @@ export class Engine extends EventEmitter<{ event: [EngineEvent] }> {
     return this.#counters[counter.isPrimary] === 1n ? 'primary' : 'standby';
   }
 
+  /** The newest epoch that this node knows to have begun: of the primary it follows, or its own. */
   get epoch(): bigint {
     return this.#at(counter.epoch);
+  }
+
+  /**
+   * The newest epoch with whose primary's log this node's is known to agree, up to where that epoch began or further.
+   * Of two logs the one with the newer log epoch is ahead, and in the same one the one that has received more.
+   */
+  get logEpoch(): bigint {
+    return this.#at(counter.logEpoch);
+  }
+
+  /** The newest epoch promised, by {@link promise} or by joining it: nothing of an older one is accepted any more. */
+  get promisedEpoch(): bigint {
+    return this.#at(counter.promisedEpoch);
+  }
+
+  /** How long ago the upstream was last heard, in ms; `Infinity` if never since {@link follow}. */
+  get upstreamHeardMsAgo(): number {
+    const heardNs = this.#at(counter.upstreamHeardNs);
+    if (heardNs === 0n) return Number.POSITIVE_INFINITY;
+    return Math.max(0, Number(process.hrtime.bigint() - heardNs) / 1e6);
   }
 
   get positions(): Positions {
@@ -199,14 +223,18 @@ export class Engine extends EventEmitter<{ event: [EngineEvent] }> {
    * Appends to the log; primary only. The bytes are copied before it returns; all or nothing is taken.
    *
    * @returns the LSN behind them: give it to {@link committed}.
-   * @throws {WalshipError} `WALSHIP_ERR_BACKPRESSURE` (the arena is full: await {@link writable} and try again),
+   * @throws {WalshipError} `WALSHIP_ERR_BACKPRESSURE` (the arena is full, or the primary is held: await {@link writable}
+   * and try again),
    * `WALSHIP_ERR_NOT_PRIMARY`, `WALSHIP_ERR_APPEND_TOO_LARGE`, `WALSHIP_ERR_CLOSED`, or why the storage has failed.
    */
   append(bytes: Uint8Array): Lsn {
     return direct(() => this.#native.append(bytes));
   }
 
-  /** Resolves when an append may succeed again after `WALSHIP_ERR_BACKPRESSURE`. */
+  /**
+   * Resolves when an append may succeed again after `WALSHIP_ERR_BACKPRESSURE`, or when this node is no primary any more:
+   * the next append says so.
+   */
   writable(): Promise<void> {
     if (this.#closing) return Promise.reject(closedError());
     if (this.#at(counter.starved) === 0n) return done;
@@ -325,7 +353,7 @@ export class Engine extends EventEmitter<{ event: [EngineEvent] }> {
 
   /**
    * Becomes a standby of `upstream` (a primary, or a standby that passes on), and stays so through broken links.
-   * Without an upstream: a standby on its own.
+   * Without an upstream: a standby on its own. An upstream followed already keeps its link.
    */
   async follow(upstream?: Upstream): Promise<void> {
     await settled(this.#native.follow(upstream && nativeTarget(upstream)));
@@ -341,21 +369,47 @@ export class Engine extends EventEmitter<{ event: [EngineEvent] }> {
    * Becomes the primary in a new epoch: the next one, or the one given. Whether that is safe is the caller's to know:
    * it must be the most advanced node, and the old primary must not be able to commit any more.
    *
+   * @param leaseUntilNs as in {@link setLease}, from the first instant on. A lease set before is not that of the new
+   * reign: without this one nothing is committed until {@link setLease} is called anew.
    * @returns the epoch
    * @throws {WalshipError} `WALSHIP_ERR_EPOCH` (not newer than one known), `WALSHIP_ERR_IS_PRIMARY`.
    */
-  promote(epoch = 0n): Promise<bigint> {
-    return settled(this.#native.promote(epoch));
+  promote(epoch = 0n, leaseUntilNs?: bigint): Promise<bigint> {
+    return settled(this.#native.promote(epoch, leaseUntilNs));
+  }
+
+  /**
+   * Until when this node may commit as primary: a time of `process.hrtime.bigint()`. Behind it nothing is committed,
+   * whatever the rule, and whether JavaScript runs or not, until the lease is renewed by another call; `lease-expired` and
+   * `lease-renewed` say so. A suspended host wakes up without a lease. `undefined` (the default): no lease is asked for.
+   *
+   * Renewals are to follow one another: each is sent after the call for the one before.
+   */
+  setLease(untilNs: bigint | undefined): void {
+    direct(() => this.#native.setLease(untilNs));
+  }
+
+  /**
+   * For a planned switchover. While held, the primary takes no appends: {@link append} throws
+   * `WALSHIP_ERR_BACKPRESSURE`, {@link writable} waits; what it has taken goes on to be shipped and committed. Ends by
+   * `hold(false)`, and when the node is demoted.
+   *
+   * @returns the LSN behind everything appended
+   * @throws {WalshipError} `WALSHIP_ERR_NOT_PRIMARY`
+   */
+  hold(on: boolean): Lsn {
+    return direct(() => this.#native.hold(on));
   }
 
   /**
    * Promises, durably, to accept and acknowledge nothing of an epoch older than `epoch` any more; a primary of an older
-   * epoch steps down.
+   * epoch steps down. The link to an upstream of an older epoch is torn down before the answer: what that upstream still
+   * sends cannot land. Promising the same epoch again gives the same answer.
    *
-   * @returns the LSN up to which this node has received
+   * @returns how far this node's log is: what it has received, and {@link logEpoch}
    * @throws {WalshipError} `WALSHIP_ERR_EPOCH` if a newer epoch has been promised already.
    */
-  promise(epoch: bigint): Promise<Lsn> {
+  promise(epoch: bigint): Promise<{ readonly lsn: Lsn; readonly logEpoch: bigint }> {
     return settled(this.#native.promise(epoch));
   }
 
@@ -455,7 +509,7 @@ export class Engine extends EventEmitter<{ event: [EngineEvent] }> {
         ),
       );
     }
-    if (event.type === 'writable' || event.type === 'failed') {
+    if (event.type === 'writable' || event.type === 'demoted' || event.type === 'failed') {
       for (const release of this.#writable) release();
       this.#writable.clear();
     }

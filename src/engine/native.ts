@@ -63,6 +63,7 @@ export interface NativeTarget {
   readonly port: number;
   readonly node: string;
   readonly source: string;
+  readonly discardCommitted: boolean;
 }
 
 /** Latencies in µs, from log-linear buckets (at most 6 % off). */
@@ -108,6 +109,8 @@ export interface StandbyStatus {
   readonly node: string;
   /** The node it gets its WAL from. */
   readonly parent: string;
+  /** In which it vouches for its positions: they count for commits only if it is the primary's. */
+  readonly epoch: bigint;
   readonly received: bigint;
   readonly flushed: bigint;
   readonly applied: bigint;
@@ -202,8 +205,10 @@ export interface NativeEngine {
   /** undefined: nothing there yet; null: on disk, use read(). */
   tryRead(lsn: bigint, limitLsn: bigint): NativeChunk | undefined | null;
   read(lsn: bigint, limitLsn: bigint): Promise<NativeChunk | undefined>;
-  promote(epoch: bigint): Promise<bigint>;
-  promise(epoch: bigint): Promise<bigint>;
+  promote(epoch: bigint, leaseUntilNs: bigint | undefined): Promise<bigint>;
+  promise(epoch: bigint): Promise<{ readonly lsn: bigint; readonly logEpoch: bigint }>;
+  setLease(untilNs: bigint | undefined): void;
+  hold(on: boolean): bigint;
   follow(target: NativeTarget | undefined): Promise<bigint>;
   forgetReader(node: string): Promise<void>;
   close(): Promise<void>;

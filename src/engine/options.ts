@@ -251,6 +251,12 @@ export interface Upstream {
   readonly node?: string;
   /** Local address to connect from. */
   readonly source?: string;
+  /**
+   * An operator's consent to lose what was committed synchronously: if this node's log and the upstream's have diverged,
+   * this one is cut back even below that (`WALSHIP_ERR_DIVERGED_COMMITTED` otherwise). What is cut is set aside in a
+   * `diverged-…` file all the same. It ends when an upstream has accepted this node. Default false.
+   */
+  readonly discardCommitted?: boolean;
 }
 
 const configError = (problems: readonly string[]) =>
@@ -284,7 +290,8 @@ export function parseAddress(text: string): { host: string; port: number } {
 }
 
 export function nativeTarget(upstream: Upstream): NativeTarget {
-  return { ...parseAddress(upstream.address), node: upstream.node ?? '', source: upstream.source ?? '' };
+  const { address, node = '', source = '', discardCommitted = false } = upstream;
+  return { ...parseAddress(address), node, source, discardCommitted };
 }
 
 export function nativeCommitRule(rule: CommitRule): NativeCommitRule {

@@ -22,6 +22,7 @@ const levels: Partial<Record<string, LogEntry['level']>> = {
   'connection-refused': 'warn',
   stalled: 'warn',
   'rule-failing': 'warn',
+  'lease-expired': 'warn',
   'log-cut': 'warn',
   demoted: 'warn',
   'storage-problem': 'error',
@@ -60,7 +61,12 @@ function sentence({ type, node, message, lsn }: EngineEvent): string | undefined
       return `standby ${node} is behind and does not move`;
     case 'moving':
       return `standby ${node} moves again`;
+    case 'epoch':
+      return `${message}, as ${node} says`;
+    case 'lease-renewed':
+      return 'the lease is renewed; commits go on';
     case 'rule-failing':
+    case 'lease-expired':
     case 'sqlite-snapshot':
     case 'sqlite-problem':
     case 'sqlite-capture-failed':

@@ -142,12 +142,15 @@ class Setup {
       }
       if (auto taken = takeCompletions(); !taken) return taken;
       if (sent_ && received_) break;
-      pollfd waiting[2] = {{queues_.channel->fd, POLLIN, 0}, {peerDone ? -1 : controlFd_, POLLIN, 0}};
+      // After the peer is done nothing but its end comes this way.
+      const short fromPeer = peerDone ? POLLRDHUP : POLLIN;
+      pollfd waiting[2] = {{queues_.channel->fd, POLLIN, 0}, {controlFd_, fromPeer, 0}};
       if (::poll(waiting, 2, remainingMs(deadlineNs_)) == 0) {
         return makeError("WALSHIP_ERR_TIMEOUT",
                          "no packet came through the fabric in time from " + textOf(peer_.gid));
       }
       if (waiting[1].revents != 0) {
+        if (peerDone) return makeError("WALSHIP_ERR_LINK_CLOSED", "the peer left during the RDMA set-up");
         if (auto heard = control_.hear(RecordKind::kDone); !heard) return heard.error();
         peerDone = true;
       }

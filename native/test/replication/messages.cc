@@ -5,6 +5,7 @@
 #include <random>
 
 #include "replication/commit_rule.h"
+#include "replication/tree.h"
 
 using namespace walship;
 
@@ -23,10 +24,16 @@ TEST_CASE("messages: what is said is understood") {
   REQUIRE(answerBack);
   CHECK(std::get<Answer>(answerBack.value()).message.size() == 255);
 
-  Ack ack{77, {{1, {30, 20, 10}}, {2, {9, 9, 9}}}};
+  Ack ack{77, {{1, 3, {30, 20, 10}}, {2, 2, {9, 9, 9}}}};
   const auto ackBack = decodeMessage(encode(ack));
   REQUIRE(ackBack);
   CHECK(std::get<Ack>(ackBack.value()).entries[1].positions == Positions{9, 9, 9});
+  CHECK(std::get<Ack>(ackBack.value()).entries[1].epoch == 2);
+
+  const auto heartbeat = decodeMessage(encode(Heartbeat{7, 600, 900, 800, 700, 5, CommitLevel::flushed}));
+  REQUIRE(heartbeat);
+  CHECK(std::get<Heartbeat>(heartbeat.value()).epochFirstLsn == 600);
+  CHECK(std::get<Heartbeat>(heartbeat.value()).tailLsn == 900);
 }
 
 TEST_CASE("messages: what no node says is refused") {
@@ -36,7 +43,7 @@ TEST_CASE("messages: what no node says is refused") {
   };
   CHECK(refused({}));
   CHECK(refused({std::byte{99}}));
-  CHECK(refused(encode(Ack{0, {{1, {10, 20, 0}}}})));  // flushed beyond received
+  CHECK(refused(encode(Ack{0, {{1, 1, {10, 20, 0}}}})));  // flushed beyond received
   Offer backwards;
   backwards.history = {{2, 100}, {1, 200}};
   CHECK(refused(encode(backwards)));
@@ -46,9 +53,9 @@ TEST_CASE("messages: what no node says is refused") {
 
 TEST_CASE("messages: every truncation and every appended byte is refused, no flipped bit crashes") {
   Offer offer{true, {1000, 42, 3, 5, 640}, 4, 900, 1u << 18, 256, {{1, 0}, {3, 512}}};
-  for (const Buffer& whole : {encode(offer), encode(Answer{}), encode(Heartbeat{1, 2, 3, 4, 5, CommitLevel::applied}),
+  for (const Buffer& whole : {encode(offer), encode(Answer{}), encode(Heartbeat{1, 2, 3, 4, 5, 6, CommitLevel::applied}),
                               encode(Describe{1, 2, "n", "tcp", "", "a", "b"}), encode(std::vector<Grant>{{1, 2, 3, {4, 5}}}),
-                              encode(Ack{1, {{2, {3, 2, 1}}}})}) {
+                              encode(Ack{1, {{2, 1, {3, 2, 1}}}})}) {
     REQUIRE(decodeMessage(whole));
     for (size_t length = 0; length < whole.size(); ++length) CHECK_FALSE(decodeMessage(Bytes(whole).first(length)));
     Buffer longer = whole;
@@ -60,6 +67,23 @@ TEST_CASE("messages: every truncation and every appended byte is refused, no fli
       static_cast<void>(decodeMessage(flipped));
     }
   }
+}
+
+TEST_CASE("tree: positions count only in the epoch in which their node vouches for them") {
+  Tree tree;
+  int session = 0;
+  REQUIRE(tree.describe({1, 0, "a", "", "", "", ""}, &session));
+  REQUIRE(tree.describe({2, 1, "b", "", "", "", ""}, &session));
+  REQUIRE(tree.update({1, 4, {100, 100, 100}}, &session, 1));
+  REQUIRE(tree.update({2, 3, {100, 100, 100}}, &session, 1));
+  CHECK(tree.takeMoved());
+  REQUIRE(tree.vouchedIn(4).size() == 1);
+  CHECK(tree.vouchedIn(4)[0].nodeKey == 1);
+  // The epoch alone moves: that may be all that a commit waits for.
+  REQUIRE(tree.update({2, 4, {100, 100, 100}}, &session, 2));
+  CHECK(tree.takeMoved());
+  CHECK(tree.vouchedIn(4).size() == 2);
+  CHECK(tree.vouchedIn(3).empty());
 }
 
 TEST_CASE("commit rule: async is the primary's own flush") {

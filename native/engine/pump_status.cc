@@ -1,0 +1,96 @@
+// What people see of a node: events, stalls, the snapshot behind status().
+#include "base/clock.h"
+#include "engine/pump.h"
+
+namespace walship {
+
+namespace {
+constexpr size_t kEventsMax = 1024;
+constexpr uint64_t kMs = 1'000'000;
+}  // namespace
+
+void Pump::event(const char* type, const std::string& node, const Error& detail) {
+  newEvent({type, node, detail.message.empty() ? "" : detail.code, detail.message, store_.receivedLsn()});
+}
+
+void Pump::newEvent(EngineEvent event) {
+  {
+    const std::lock_guard lock(statusMutex_);
+    if (events_.size() < kEventsMax) events_.push_back(std::move(event));
+  }
+  notifyDue_.store(true, std::memory_order_seq_cst);
+  wake();
+}
+
+uint64_t Pump::lagNs(uint64_t lsn, uint64_t nowNs) const {
+  // The first sample not reached yet tells since when the node has been behind.
+  const auto late = std::upper_bound(madeSamples_.begin(), madeSamples_.end(), lsn,
+                                     [](uint64_t value, const Sample& sample) { return value < sample.lsn; });
+  return late == madeSamples_.end() ? 0 : elapsedNs(late->ns, nowNs);
+}
+
+void Pump::tick(uint64_t nowNs) {
+  watchStalls(nowNs);
+  if (primary_) {
+    watchRule(nowNs);
+    static_cast<void>(leaseHolds());  // its end is told even when nothing waits for a commit
+  }
+  renewSnapshot(nowNs);
+  releaseWriters();
+}
+
+void Pump::releaseWriters() {
+  const bool refused = counters_[kStarved].load() != 0;
+  if (!refused && !store_.arena().starved.load(std::memory_order_acquire)) return;
+  if (appender_.held() || store_.arena().available() <= store_.arena().slots() / 8) return;
+  store_.arena().starved.store(false, std::memory_order_release);
+  counters_[kStarved].store(0, std::memory_order_release);
+  // Also when this node is no primary any more: who waits is to see that.
+  if (refused) event("writable", settings_.nodeId, {});
+}
+
+void Pump::watchStalls(uint64_t nowNs) {
+  const uint64_t tail = store_.receivedLsn();
+  for (auto& [key, node] : tree_.nodes()) {
+    const bool behind = node.positions.received < tail || node.positions.applied < node.positions.received;
+    if (!behind) node.movedNs = nowNs;
+    const bool stalled = behind && node.movedNs != 0 && elapsedNs(node.movedNs, nowNs) > uint64_t{settings_.stallMs} * kMs;
+    if (stalled != node.stalled) {
+      node.stalled = stalled;
+      event(stalled ? "stalled" : "moving", node.description.node, {});
+    }
+  }
+}
+
+void Pump::renewSnapshot(uint64_t nowNs) {
+  StatusSnapshot fresh;
+  if (upstream_) {
+    fresh.links.push_back({upstream_->node(), "upstream", upstream_->streaming(), upstream_->link().rail(),
+                           upstream_->link().counters(), 0, 0});
+  }
+  for (const auto& [id, session] : downstreams_) {
+    const Histogram& roundTrip = session->roundTripNs();
+    fresh.links.push_back({session->node(), "downstream", session->streaming(), session->link().rail(),
+                           session->link().counters(), roundTrip.quantile(0.5), roundTrip.quantile(0.99)});
+  }
+  const uint64_t tail = store_.receivedLsn();
+  for (const auto& [key, node] : tree_.nodes()) {
+    const Describe& who = node.description;
+    std::string parent = settings_.nodeId;
+    if (who.parentKey != nodeKey_) {
+      const auto found = tree_.nodes().find(who.parentKey);
+      parent = found != tree_.nodes().end() ? found->second.description.node : "?";
+    }
+    fresh.nodes.push_back({who.node, parent, node.epoch, node.positions, tail - std::min(tail, node.positions.received),
+                           lagNs(node.positions.received, nowNs) / kMs, elapsedNs(node.heardNs, nowNs) / kMs, node.stalled,
+                           Rail{who.transport, who.device, who.local, who.remote, 0}});
+  }
+  fresh.upstreamTailLsn = upstreamTailLsn_;
+  const uint64_t heardNs = counters_[kUpstreamHeardNs].load(std::memory_order_relaxed);
+  fresh.upstreamHeardMsAgo = heardNs == 0 ? 0 : elapsedNs(heardNs, nowNs) / kMs;
+  fresh.ruleFailing = ruleFailing_;
+  const std::lock_guard lock(statusMutex_);
+  snapshot_ = std::move(fresh);
+}
+
+}  // namespace walship
