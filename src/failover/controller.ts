@@ -23,7 +23,7 @@ import {
   onSwapped,
   reignTick,
 } from './reign.js';
-import { describe, reply, standbyTick, unwilling } from './standby.js';
+import { describe, heardMsAgo, reply, standbyTick, unwilling } from './standby.js';
 import { broadcast, lastPrimary, memberOf, newState, type State, send, type Turn, tell } from './state.js';
 
 /**
@@ -304,13 +304,15 @@ function settle(turn: Turn): void {
 
 /** Tells everybody what this node is like: at once when something of weight has changed, else from time to time. */
 function say(turn: Turn): void {
-  const { state, settings, now } = turn;
-  const said = describe(turn, isPromoting(turn));
-  const heard = said.primaryHeardMsAgo !== undefined && said.primaryHeardMsAgo < settings.suspectMs;
-  const plan = said.plan?.map((pair) => pair.join('<')).join(' ') ?? '';
-  const key = `${said.role} ${said.epoch} ${said.promised} ${said.promoting} ${said.upstream} ${said.upstreamUp} ${heard} ${plan}`;
+  const { state, settings, facts, now } = turn;
+  const promoting = isPromoting(turn);
+  const primary = lastPrimary(state)?.node;
+  const hears = primary !== undefined && heardMsAgo(turn, primary) < settings.suspectMs;
+  const { reign, upstream, announced } = state;
+  const up = facts.upstream?.up === true && facts.upstream.node === upstream;
+  const key = `${reign?.record.epoch} ${announced?.epoch} ${facts.promisedEpoch} ${promoting} ${upstream} ${up} ${hears} ${reign?.planned}`;
   if (key === state.said && now - state.saidAt < settings.gossipMs) return;
   state.said = key;
   state.saidAt = now;
-  broadcast(turn, said);
+  broadcast(turn, describe(turn, promoting));
 }

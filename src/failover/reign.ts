@@ -23,6 +23,9 @@ export interface Reign {
   /** When a node that counts was last seen to hold the log. */
   readonly seen: Map<string, number>;
   plan: Map<string, string>;
+  /** Grows with every change of the plan. */
+  planned: number;
+  planDueAt: number;
   /** Standbys that cannot connect to the upstream they were given: since when. Key: child, space, upstream. */
   readonly unreachable: Map<string, number>;
   /** Of these, the pairs that are not tried again before the time given. */
@@ -34,6 +37,7 @@ export interface Reign {
   estrangedSince: number | undefined;
 }
 
+const planMs = 15;
 const avoidMs = 5000;
 const unreachableMs = 500;
 
@@ -49,6 +53,8 @@ export function beginReign(turn: Turn, record: PrimaryRecord, sentAt: number): v
     narrowedAt: undefined,
     seen: new Map(standbysOf(record.rule).map((node) => [node, now])),
     plan: new Map(),
+    planned: 0,
+    planDueAt: now,
     unreachable: new Map(),
     avoided: new Map(),
     handover: undefined,
@@ -282,6 +288,8 @@ function same(a: readonly string[], b: readonly string[]): boolean {
 
 function keepPlan(turn: Turn, reign: Reign): void {
   const { state, settings, now } = turn;
+  if (now < reign.planDueAt) return;
+  reign.planDueAt = now + planMs;
   const standbys: PlannedNode[] = [];
   for (const [node, peer] of state.peers) {
     const said = peer.state;
@@ -309,8 +317,13 @@ function keepPlan(turn: Turn, reign: Reign): void {
     fanOut: settings.fanOut,
     avoids: (child, node) => reign.avoided.has(`${child} ${node}`),
   });
-  // One that is away keeps its place, in case it comes back at once.
+  if (
+    next.size === reign.plan.size &&
+    [...next].every(([node, upstream]) => reign.plan.get(node) === upstream)
+  )
+    return;
   reign.plan = next;
+  reign.planned += 1;
 }
 
 /** A standby that has promised a newer epoch cannot follow this one any more: a new epoch is begun, by the same primary. */

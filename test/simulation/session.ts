@@ -17,6 +17,8 @@ export class Session {
   heardDown: number;
   heardUp: number;
   #cursor = 0;
+  #said = '';
+  #saidAt = 0;
   #accepted = false;
   readonly #last = { up: 0, down: 0 };
   readonly #broken = { up: false, down: false };
@@ -126,9 +128,9 @@ export class Session {
     down.step({ type: 'tick' });
   }
 
-  /** A promise, or a newer epoch heard in this session, keeps what is older out. */
+  /** A promise, a newer epoch heard in this session, or one that the log here agrees with, keeps what is older out. */
   #knows(epoch: number): boolean {
-    if (epoch < this.down.promisedEpoch || epoch < this.epoch) {
+    if (epoch < this.down.promisedEpoch || epoch < this.epoch || epoch < this.down.logEpoch) {
       this.end();
       return false;
     }
@@ -195,6 +197,11 @@ export class Session {
   acknowledge(): void {
     const { down, world } = this;
     if (!this.streaming) return;
+    // What is the same as before is said once a heartbeat.
+    const key = `${down.log.length} ${down.flushed} ${down.logEpoch} ${this.epoch}`;
+    if (key === this.#said && down.tree.size === 0 && world.agenda.now - this.#saidAt < 20) return;
+    this.#said = key;
+    this.#saidAt = world.agenda.now;
     const early = world.mutations.has('flushed-before-sync');
     const noted = down.logEpoch === this.epoch;
     const own: Vouched = {

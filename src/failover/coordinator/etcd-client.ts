@@ -44,6 +44,8 @@ interface Exchange {
   readonly token: string | undefined;
 }
 
+/** All endpoints have answered that they cannot at the moment: they are asked again after so long. */
+const retryMs = 10;
 const replyBytesMax = 16 << 20;
 const refusal = z.object({
   error: z.string().optional(),
@@ -253,13 +255,18 @@ export class EtcdClient {
           [...failures.values()].every(({ kind }) => kind === 'unconnected')
         )
           fail('unconnected', 'no endpoint of etcd can be connected to: check that it runs, and endpoints');
+        else if (running.size === 0) schedule(retryMs);
+      };
+      /** Every round is slower than the one before. */
+      const schedule = (milliseconds: number) => {
+        clearTimeout(next);
+        next = setTimeout(launch, milliseconds * 2 ** Math.floor((launched - 1) / count));
       };
       const launch = () => {
         const index = (first + launched) % count;
-        clearTimeout(next);
-        next = setTimeout(launch, tryMs * 2 ** Math.floor(launched / count));
         launched++;
         sent++;
+        schedule(tryMs);
         failures.delete(index);
         const cancel = this.#ask(this.#endpoints[index] as URL, exchange, (outcome) => {
           running.delete(cancel);

@@ -46,13 +46,13 @@ export function decode<Shape extends z.ZodType>(shape: Shape, text: string, wher
       `${where} holds what no node of this version wrote: ${problems}. Correct it, or remove it if it is not walship's; ` +
         'the nodes change nothing until then',
     );
-  let json: unknown;
+  let parsed: z.ZodSafeParseResult<z.output<Shape>>;
   try {
-    json = JSON.parse(text);
+    parsed = shape.safeParse(JSON.parse(text));
   } catch (error) {
+    // No JSON, or nested deeper than the stack is.
     throw fail((error as Error).message);
   }
-  const parsed = shape.safeParse(json);
   if (!parsed.success) throw fail(problemsOf(parsed.error).join('; '));
   return parsed.data;
 }
