@@ -66,6 +66,19 @@ export function describeContract(
       expect(await one.read()).toMatchObject({ primary: record('b', 2n ** 60n + 2n), revision: second });
     });
 
+    test('a record comes back as it was given', async () => {
+      const coordinator = await open(backend.fresh());
+      const before = { ...record('a', 1n), rule: { level: 'applied', first: 2, nodes: ['c', 'b'] } } as const;
+      const { leaseMs: _, renewal: __, ...reign } = before;
+      const next = {
+        ...record('b', 2n),
+        rule: { level: 'async' },
+        previous: { ...reign, previous: reign },
+      } as const;
+      await coordinator.swap(0n, next);
+      expect((await coordinator.read()).primary).toEqual(next);
+    });
+
     test('members and the pause are not part of the record', async () => {
       const settings = backend.fresh();
       const [one, two] = [await open(settings), await open(settings)];
@@ -173,7 +186,8 @@ export function describeContract(
     });
 
     for (const what of ['primary', 'members'] as const) {
-      const garbage = ['no json', '{"node":"a"}', '[1,2]', '', '{"node":"a","epoch":"-1"}'];
+      const deep = `${'{"node":"a","epoch":"1","previous":'.repeat(15_000)}1${'}'.repeat(15_000)}`;
+      const garbage = [deep, 'no json', '{"node":"a"}', '[1,2]', '', '{"node":"a","epoch":"-1"}'];
       test(`garbage as ${what}: an error that names the place, and nothing else breaks`, async () => {
         const settings = backend.fresh();
         const coordinator = await open(settings);

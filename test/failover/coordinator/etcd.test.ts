@@ -36,7 +36,7 @@ describeContract(
       close: () => etcd.close(),
     };
   },
-  { wins: 80 },
+  { wins: 60 },
 );
 
 describe('etcd with one member', () => {
@@ -118,29 +118,46 @@ describe('etcd with three members', () => {
   afterAll(() => etcd.close());
 
   test('a dead or silent endpoint costs less than 100 ms', async () => {
-    const coordinator = await openCoordinator(at(etcd), clusterId);
-    let revision = (await coordinator.swap(0n, record('a', 1n))) as bigint;
-    const swap = async (renewal: number) => {
+    const follower = (await etcd.leader()) === 0 ? 1 : 0;
+    const settings = at(etcd);
+    // Each asks the follower first.
+    const endpoints = [etcd.endpoints[follower] as string, ...etcd.endpoints];
+    const others = await Promise.all(
+      Array.from({ length: 7 }, () => openCoordinator({ ...settings, endpoints }, clusterId)),
+    );
+    const times: number[] = [];
+    const timed = async (ask: () => Promise<unknown>) => {
       const began = performance.now();
-      revision = (await coordinator.swap(revision, record('a', 1n, renewal))) as bigint;
-      expect(revision).toBeGreaterThan(0n);
-      return performance.now() - began;
+      await ask();
+      times.push(performance.now() - began);
     };
-    const follower = ((await etcd.leader()) === 0 ? 1 : 0) as number;
-    // It is asked first, because it answered last.
-    const first = at(etcd, { endpoints: [etcd.endpoints[follower], ...etcd.endpoints] as string[] });
-    const other = await openCoordinator(first, clusterId);
-    await other.read();
+    const median = () => times.splice(0).sort((a, b) => a - b)[3] as number;
+    for (const other of others) await other.read();
     etcd.pause(follower);
-    const began = performance.now();
-    await other.read();
-    expect(performance.now() - began).toBeLessThan(100 + 75);
+    for (const other of others) await timed(() => other.read());
+    const silent = median();
+    expect(silent).toBeGreaterThan(70);
+    expect(silent).toBeLessThan(100);
+    // The one that answered is remembered.
+    for (const other of others) await timed(() => other.read());
+    expect(median()).toBeLessThan(70);
     etcd.resume(follower);
+    await etcd.ready();
+    const fresh = await Promise.all(
+      Array.from({ length: 7 }, () => openCoordinator({ ...settings, endpoints }, clusterId)),
+    );
+    for (const each of fresh) await each.read();
     await etcd.kill(follower);
-    for (let renewal = 0; renewal < 10; renewal++) expect(await swap(renewal)).toBeLessThan(100);
+    let revision = 0n;
+    for (const each of fresh)
+      await timed(async () => {
+        revision = (await each.swap(revision, record('a', 1n))) as bigint;
+      });
+    expect(revision).toBeGreaterThan(0n);
+    expect(median()).toBeLessThan(70);
     etcd.launch(follower);
     await etcd.ready();
-    for (const each of [coordinator, other]) await each.close();
+    for (const each of [...others, ...fresh]) await each.close();
   });
 
   test('leaders killed under swaps and a watch: it goes on by itself, nothing is lost or won twice', async () => {
