@@ -46,6 +46,7 @@ interface Exchange {
 
 /** All endpoints have answered that they cannot at the moment: they are asked again after so long. */
 const retryMs = 10;
+const tokenRenewalsMax = 3;
 const replyBytesMax = 16 << 20;
 const refusal = z.object({
   error: z.string().optional(),
@@ -91,7 +92,7 @@ export class EtcdClient {
   /** The reply to a request that may be carried out more than once. @throws {WalshipError} `WALSHIP_ERR_COORDINATOR` */
   async call(path: string, body: unknown): Promise<Answer> {
     let sent = 0;
-    for (let renewed = false; ; renewed = true) {
+    for (let renewals = 0; ; renewals++) {
       const token = this.#login();
       const raced = await this.#race({ path, body: JSON.stringify(body), token: await token });
       sent += raced.sent;
@@ -99,7 +100,8 @@ export class EtcdClient {
       if (raced.refused !== 'token') throw raced.error;
       // It ran out, or the member was restarted and has forgotten it.
       if (this.#token === token) this.#token = undefined;
-      if (renewed) throw raced.error;
+      // Members learn of a new one one after another.
+      if (renewals === tokenRenewalsMax) throw raced.error;
     }
   }
 
