@@ -198,6 +198,11 @@ export class Engine extends EventEmitter<{ event: [EngineEvent] }> {
     return this.#at(counter.logEpoch);
   }
 
+  /** Behind everything appended here, whether it is in the log's tail yet or not; of a primary. */
+  get endLsn(): bigint {
+    return this.#at(counter.endLsn);
+  }
+
   /** The newest epoch promised, by {@link promise} or by joining it: nothing of an older one is accepted any more. */
   get promisedEpoch(): bigint {
     return this.#at(counter.promisedEpoch);
