@@ -166,6 +166,23 @@ export function describeContract(
       expect(revisions).toEqual([...revisions].sort((a, b) => (a < b ? -1 : a > b ? 1 : 0)));
     });
 
+    test('a watch is told by events, not by looking from time to time', async () => {
+      const settings = backend.fresh();
+      const [one, two] = [await open(settings), await open(settings)];
+      const seen = new Seen(two);
+      await seen.until('the first state', (view) => view !== undefined);
+      const times: number[] = [];
+      let revision = 0n;
+      for (let renewal = 0; renewal < 15; renewal++) {
+        revision = (await one.swap(revision, record('a', 1n, renewal))) as bigint;
+        const swapped = performance.now();
+        await seen.until('the swap', (view) => view?.revision === revision);
+        times.push((seen.last?.at ?? 0) - swapped);
+      }
+      seen.stop();
+      expect(times.sort((a, b) => a - b)[7]).toBeLessThan(50);
+    });
+
     test('out of reach: an error that says so, and the watch tells of it and of the return', async () => {
       const settings = backend.fresh();
       const coordinator = await open(settings);
