@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { type CoordinatorSettings, openCoordinator } from '../../../src/failover/coordinator/settings.js';
 import { Etcd } from '../../lib/etcd.js';
 import { describeContract } from './contract.js';
@@ -10,6 +10,8 @@ const at = (etcd: Etcd, more: Partial<CoordinatorSettings> = {}) =>
     kind: 'etcd',
     endpoints: etcd.endpoints,
     prefix: `/walship-test/${places++}`,
+    // The host may be busy: short only where that is what is tested.
+    timeoutMs: 5000,
     ...etcd.certificates,
     ...more,
   }) as CoordinatorSettings & { kind: 'etcd'; prefix: string };
@@ -67,7 +69,7 @@ describe('etcd with one member', () => {
   });
 
   test('stopped: noticed within a bound though its connections stay, and it goes on after', async () => {
-    const settings = at(etcd);
+    const settings = at(etcd, { timeoutMs: 1000 });
     const coordinator = await openCoordinator(settings, clusterId);
     const revision = (await coordinator.swap(0n, record('a', 1n))) as bigint;
     const seen = new Seen(coordinator);
@@ -77,8 +79,8 @@ describe('etcd with one member', () => {
     await expect(coordinator.swap(revision, record('a', 1n, 1))).rejects.toThrow(
       /did not answer within 1000 ms/,
     );
-    expect(performance.now() - began).toBeLessThan(1200);
-    await seen.until('that it is silent', (view) => view === undefined, 2000);
+    expect(performance.now() - began).toBeLessThan(2000);
+    await seen.until('that it is silent', (view) => view === undefined, 4000);
     etcd.resume(0);
     // The swap whose answer was lost was carried out: at most once, and the watch tells.
     await seen.until('that it is back', (view) => view !== undefined);
@@ -103,7 +105,10 @@ describe('etcd with one member', () => {
     });
     etcd.launch(0);
     await etcd.ready();
-    const peer = await openCoordinator(at(etcd, { endpoints: [etcd.peers[0] as string] }), clusterId);
+    const peer = await openCoordinator(
+      at(etcd, { endpoints: [etcd.peers[0] as string], timeoutMs: 300 }),
+      clusterId,
+    );
     await expect(peer.read()).rejects.toThrow(/is it etcd/);
     for (const each of [mixed, peer]) await each.close();
     await other.close();
@@ -114,6 +119,14 @@ describe('etcd with three members', () => {
   let etcd: Etcd;
   beforeAll(async () => {
     etcd = await Etcd.start({ members: 3 });
+  });
+  // Whatever a test has left behind.
+  afterEach(async () => {
+    for (let index = 0; index < etcd.size; index++) {
+      etcd.resume(index);
+      if (!etcd.isRunning(index)) etcd.launch(index);
+    }
+    await etcd.ready();
   });
   afterAll(() => etcd.close());
 
@@ -131,16 +144,17 @@ describe('etcd with three members', () => {
       await ask();
       times.push(performance.now() - began);
     };
-    const median = () => times.splice(0).sort((a, b) => a - b)[3] as number;
+    /** Of the quickest: what it costs by itself, however busy the host is. */
+    const least = () => Math.min(...times.splice(0));
     for (const other of others) await other.read();
     etcd.pause(follower);
     for (const other of others) await timed(() => other.read());
-    const silent = median();
+    const silent = least();
     expect(silent).toBeGreaterThan(70);
     expect(silent).toBeLessThan(100);
     // The one that answered is remembered.
     for (const other of others) await timed(() => other.read());
-    expect(median()).toBeLessThan(70);
+    expect(least()).toBeLessThan(70);
     etcd.resume(follower);
     await etcd.ready();
     const fresh = await Promise.all(
@@ -154,14 +168,14 @@ describe('etcd with three members', () => {
         revision = (await each.swap(revision, record('a', 1n))) as bigint;
       });
     expect(revision).toBeGreaterThan(0n);
-    expect(median()).toBeLessThan(70);
+    expect(least()).toBeLessThan(70);
     etcd.launch(follower);
     await etcd.ready();
     for (const each of [...others, ...fresh]) await each.close();
   });
 
   test('leaders killed under swaps and a watch: it goes on by itself, nothing is lost or won twice', async () => {
-    const settings = at(etcd, { timeoutMs: 5000 });
+    const settings = at(etcd);
     const [one, two] = [
       await openCoordinator(settings, clusterId),
       await openCoordinator(settings, clusterId),
@@ -190,7 +204,7 @@ describe('etcd with three members', () => {
       const leader = (await etcd.leader()) as number;
       const before = won.length;
       await etcd.kill(leader);
-      const deadline = performance.now() + 10_000;
+      const deadline = performance.now() + 20_000;
       while (won.length < before + 10 && performance.now() < deadline) await pause(20);
       expect(won.length).toBeGreaterThanOrEqual(before + 10);
       etcd.launch(leader);
@@ -199,13 +213,13 @@ describe('etcd with three members', () => {
     running = false;
     await swapping;
     // With etcd's own election time-out of 1 s.
-    expect(slowestMs).toBeLessThan(5500);
+    expect(slowestMs).toBeLessThan(6000);
     assertOneChain(won, unknown);
     const { revision } = await two.read();
     await seen.until('the last', (view) => view?.revision === revision);
     seen.stop();
     for (const each of [one, two]) await each.close();
-  }, 60_000);
+  }, 90_000);
 
   test('all killed and started again: told, and everything is still there', async () => {
     const coordinator = await openCoordinator(at(etcd), clusterId);
@@ -214,7 +228,7 @@ describe('etcd with three members', () => {
     const seen = new Seen(coordinator);
     await seen.until('the first state', (view) => view?.members.length === 1);
     await Promise.all([0, 1, 2].map((index) => etcd.kill(index)));
-    await seen.until('that it is gone', (view) => view === undefined, 2000);
+    await seen.until('that it is gone', (view) => view === undefined, 7000);
     for (const index of [0, 1, 2]) etcd.launch(index);
     await seen.until('that it is back', (view) => view?.revision === revision, 10_000);
     await etcd.ready();
@@ -235,19 +249,19 @@ describe('etcd with three members', () => {
     // Whichever it watches at: each of them once.
     for (const index of [0, 1, 2]) {
       etcd.pause(index);
-      const deadline = performance.now() + 8000;
+      const deadline = performance.now() + 15_000;
       let next: bigint | undefined;
       while (next === undefined && performance.now() < deadline)
         next = await one.swap(revision, record('a', 1n, index + 1)).catch(() => undefined);
       revision = next as bigint;
-      await seen.until('what was swapped meanwhile', (view) => view?.revision === revision, 3000);
+      await seen.until('what was swapped meanwhile', (view) => view?.revision === revision, 8000);
       etcd.resume(index);
       await etcd.ready();
     }
     expect(seen.told.filter(({ view }) => view !== undefined).length).toBeGreaterThanOrEqual(4);
     seen.stop();
     for (const each of [one, two]) await each.close();
-  }, 40_000);
+  }, 80_000);
 });
 
 describe('etcd with users and TLS', () => {
