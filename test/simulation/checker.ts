@@ -12,6 +12,8 @@ export class Checker {
   readonly acknowledged: Entry[] = [];
   #lastEpoch = 0;
   #reigning = '';
+  /** Of the primary that committed last. */
+  #log: readonly Entry[] = [];
   readonly #synchronous: boolean;
 
   constructor(synchronous: boolean) {
@@ -20,6 +22,7 @@ export class Checker {
 
   /** `node` tells its clients that everything below `lsn` is committed. */
   committed(node: string, epoch: number, log: readonly Entry[], lsn: number): void {
+    if (epoch < this.#lastEpoch && this.#synchronous && this.#knewTooLate(log, lsn)) return;
     if (epoch < this.#lastEpoch) {
       throw new Violation(
         `${node} commits in epoch ${epoch}, after ${this.#reigning} did in epoch ${this.#lastEpoch}`,
@@ -30,11 +33,21 @@ export class Checker {
     }
     this.#lastEpoch = epoch;
     this.#reigning = node;
+    this.#log = log;
     if (!this.#synchronous) return;
     for (let at = 0; at < this.acknowledged.length && at < lsn; at++) {
       if (this.acknowledged[at] !== log[at]) throw this.#lost(node, epoch, at, log);
     }
     for (let at = this.acknowledged.length; at < lsn; at++) this.acknowledged.push(log[at] as Entry);
+  }
+
+  /**
+   * An old primary that stood still may find acknowledgements waiting that the standbys gave before they promised a newer
+   * epoch. What they are for is in the new primary's log, in its place: nothing new is committed.
+   */
+  #knewTooLate(log: readonly Entry[], lsn: number): boolean {
+    for (let at = 0; at < lsn; at++) if (log[at] !== this.#log[at]) return false;
+    return true;
   }
 
   /** `node` begins to take appends. */
