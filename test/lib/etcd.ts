@@ -1,7 +1,7 @@
 // etcd, the real one: one member or several, each a process that can be killed, stopped and started again, with its data
 // synced to a directory of its own.
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { request as httpRequest } from 'node:http';
 import { request as httpsRequest } from 'node:https';
 import { createServer } from 'node:net';
@@ -128,8 +128,14 @@ export class Etcd {
       member.output += `${error.message}: install the Debian package etcd-server`;
     });
     member.process = child;
+    // A test that fails may not come to close().
+    const end = () => child.kill('SIGKILL');
+    process.once('exit', end);
     member.exited = new Promise((resolve) => {
-      child.on('close', () => resolve());
+      child.on('close', () => {
+        process.off('exit', end);
+        resolve();
+      });
     });
   }
 
@@ -178,8 +184,15 @@ export class Etcd {
   }
 
   /** SIGSTOP: its connections stay and nobody answers. */
-  pause(index: number): void {
-    this.#member(index).process?.kill('SIGSTOP');
+  async pause(index: number): Promise<void> {
+    const { process } = this.#member(index);
+    process?.kill('SIGSTOP');
+    // Some of its threads may be running still.
+    const stopped = () =>
+      readdirSync(`/proc/${process?.pid}/task`).every((thread) =>
+        /\) T/.test(readFileSync(`/proc/${process?.pid}/task/${thread}/stat`, 'utf8')),
+      );
+    while (!stopped()) await new Promise((resolve) => setTimeout(resolve, 1));
   }
 
   resume(index: number): void {

@@ -133,7 +133,7 @@ test('sent to a member that is stopped, and to another: of two that swap, one wi
     const settings: CoordinatorSettings = { kind: 'etcd', endpoints, prefix, timeoutMs: 5000 };
     const both = [await openCoordinator(settings, clusterId), await openCoordinator(settings, clusterId)];
     for (const each of both) await each.read();
-    etcd.pause(follower);
+    await etcd.pause(follower);
     const swaps = both.map((each, index) => each.swap(revision, record(`n${index}`, BigInt(round + 1))));
     const results = await Promise.all(swaps);
     const won = results.filter((result) => result !== undefined);

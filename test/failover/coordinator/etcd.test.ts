@@ -74,7 +74,7 @@ describe('etcd with one member', () => {
     const revision = (await coordinator.swap(0n, record('a', 1n))) as bigint;
     const seen = new Seen(coordinator);
     await seen.until('the first state', (view) => view?.revision === revision);
-    etcd.pause(0);
+    await etcd.pause(0);
     const began = performance.now();
     await expect(coordinator.swap(revision, record('a', 1n, 1))).rejects.toThrow(
       /did not answer within 1000 ms/,
@@ -94,7 +94,7 @@ describe('etcd with one member', () => {
   test('what is not etcd, and what belongs to another etcd, is told apart', async () => {
     const other = await Etcd.start();
     const mixed = await openCoordinator(
-      at(etcd, { endpoints: [...etcd.endpoints, ...other.endpoints] }),
+      at(etcd, { endpoints: [...etcd.endpoints, ...other.endpoints], tryTimeoutMs: 5000 }),
       clusterId,
     );
     await mixed.read();
@@ -147,7 +147,7 @@ describe('etcd with three members', () => {
     /** Of the quickest: what it costs by itself, however busy the host is. */
     const least = () => Math.min(...times.splice(0));
     for (const other of others) await other.read();
-    etcd.pause(follower);
+    await etcd.pause(follower);
     for (const other of others) await timed(() => other.read());
     const silent = least();
     expect(silent).toBeGreaterThan(70);
@@ -248,7 +248,7 @@ describe('etcd with three members', () => {
     await seen.until('the first state', (view) => view?.revision === revision);
     // Whichever it watches at: each of them once.
     for (const index of [0, 1, 2]) {
-      etcd.pause(index);
+      await etcd.pause(index);
       const deadline = performance.now() + 15_000;
       let next: bigint | undefined;
       while (next === undefined && performance.now() < deadline)
