@@ -16,6 +16,8 @@ export interface Subject {
   promote(epoch: bigint, leaseUntilNs: bigint): Promise<unknown>;
   /** As {@link Engine.follow}. */
   follow(upstream: Upstream): Promise<void>;
+  /** Begins and ends a time in which nothing is appended; as {@link Engine.hold}, which it calls. */
+  hold?(on: boolean): Promise<void>;
   /** Ends the writing: the engine has promised a newer epoch, and is primary no more. */
   stepDown?(): Promise<void>;
 }
@@ -343,11 +345,7 @@ export class Agent extends EventEmitter<{
         engine.setCommitRule(action.rule);
         return;
       case 'hold':
-        try {
-          engine.hold(action.on);
-        } catch {
-          // It is no primary any more: the next step sees that.
-        }
+        void this.#hold(action.on);
         return;
       case 'answer':
         this.#answers.get(action.id)?.(action);
@@ -369,6 +367,18 @@ export class Agent extends EventEmitter<{
       const place = { logEpoch: this.#facts.logEpoch, lsn: this.#facts.lsn };
       this.step({ type: 'promised', epoch, place, problem: (error as Error).message });
     }
+  }
+
+  async #hold(on: boolean): Promise<void> {
+    const { subject } = this.#options;
+    let problem = '';
+    try {
+      if (subject.hold) await subject.hold(on);
+      else subject.engine.hold(on);
+    } catch (error) {
+      problem = (error as Error).message;
+    }
+    if (on) this.step({ type: 'held', problem });
   }
 
   async #promote(action: Action & { type: 'promote' }): Promise<void> {

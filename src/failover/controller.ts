@@ -19,6 +19,7 @@ import {
   endReign,
   onGranted,
   onHandoverPromised,
+  onHeld,
   onReignRead,
   onSwapped,
   reignTick,
@@ -106,6 +107,8 @@ function take(turn: Turn, event: Event): void {
     }
     case 'promoted':
       return onPromoted(turn, event.epoch, event.problem);
+    case 'held':
+      return onHeld(turn, event.problem);
     case 'command':
       return onCommand(turn, event.id, event.command);
     case 'message': {

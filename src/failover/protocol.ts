@@ -73,6 +73,8 @@ export type Event =
   /** The answers of the data plane. `problem` is empty if it was done. */
   | { readonly type: 'promised'; readonly epoch: bigint; readonly place: LogPlace; readonly problem: string }
   | { readonly type: 'promoted'; readonly epoch: bigint; readonly problem: string }
+  /** Nothing is appended any more, and all that was is in `facts.lsn`. */
+  | { readonly type: 'held'; readonly problem: string }
   | { readonly type: 'command'; readonly id: string; readonly command: Command };
 
 /** What a controller wants done. Whoever carries it out waits for nothing and tells the outcome as an event. */

@@ -31,7 +31,7 @@ export interface Reign {
   /** Of these, the pairs that are not tried again before the time given. */
   readonly avoided: Map<string, number>;
   handover:
-    | { readonly id: string; readonly to: string; readonly since: number; promised: boolean }
+    | { readonly id: string; readonly to: string; readonly since: number; held: boolean; promised: boolean }
     | undefined;
   /** Since when a standby has had a promise that keeps it from following. */
   estrangedSince: number | undefined;
@@ -373,7 +373,7 @@ export function beginSwitchover(turn: Turn, id: string, command: Command & { typ
     command.to ??
     here.reduce((best, each) => (best && best.received >= each.received ? best : each), here[0])?.node;
   if (target === undefined) return void refuse('no standby that can be promoted is connected');
-  reign.handover = { id, to: target, since: now, promised: false };
+  reign.handover = { id, to: target, since: now, held: false, promised: false };
   tell(turn, 'info', 'switchover', `hands over to '${target}': appends wait until it has everything`);
   turn.actions.push({ type: 'hold', on: true });
 }
@@ -383,23 +383,30 @@ function handOver(turn: Turn, reign: Reign, handover: NonNullable<Reign['handove
   if (handover.promised) return;
   const target = facts.standbys.find(({ node }) => node === handover.to);
   const drained = target !== undefined && target.received >= facts.lsn && facts.committed >= facts.lsn;
-  if (drained && now > handover.since && !state.swap && state.view) {
+  if (drained && handover.held && !state.swap && state.view) {
     handover.promised = true;
     turn.actions.push({ type: 'promise', epoch: reign.record.epoch + 1n });
     return;
   }
   if (now - handover.since < settings.switchoverMs) return;
-  reign.handover = undefined;
-  turn.actions.push({ type: 'hold', on: false });
   const why = target
     ? `'${handover.to}' has LSN ${target.received} and committed is ${facts.committed}, of ${facts.lsn}`
     : `'${handover.to}' is not connected any more`;
-  turn.actions.push({
-    type: 'answer',
-    id: handover.id,
-    ok: false,
-    message: `given up after ${settings.switchoverMs} ms, nothing has changed: ${why}`,
-  });
+  stay(turn, reign, handover.id, `given up after ${settings.switchoverMs} ms, nothing has changed: ${why}`);
+}
+
+/** The planned change is off. */
+function stay(turn: Turn, reign: Reign, id: string, message: string): void {
+  reign.handover = undefined;
+  turn.actions.push({ type: 'hold', on: false });
+  turn.actions.push({ type: 'answer', id, ok: false, message });
+}
+
+export function onHeld(turn: Turn, problem: string): void {
+  const { reign } = turn.state;
+  if (!reign?.handover || reign.handover.promised) return;
+  if (problem === '') reign.handover.held = true;
+  else stay(turn, reign, reign.handover.id, `nothing has changed: ${problem}`);
 }
 
 /** The data plane has promised: from here on this node is a standby, and its successor may begin. */

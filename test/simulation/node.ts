@@ -213,6 +213,7 @@ export class SimNode {
         return;
       case 'hold':
         this.held = action.on;
+        if (action.on) later(1, () => this.step({ type: 'held', problem: '' }));
         return;
       case 'answer':
         world.answered(action.id, action.ok, action.message);
