@@ -177,6 +177,7 @@ void Pump::run() {
   }
   runCommands();  // so that nobody waits in call() for ever
   appender_.stop();
+  counters_[kReceivedLsn].store(store_.receivedLsn(), std::memory_order_release);  // what was still to be sealed, too
   store_.passToFlusher();
   const Error closing = makeError("WALSHIP_ERR_CLOSED", "the engine is closing");
   for (auto& [id, session] : downstreams_) session->end(closing);

@@ -179,6 +179,7 @@ void UpstreamSession::take(const Answer& answer) {
   const bool noted = epoch_.epoch == (record.history.empty() ? 0 : record.history.back().epoch);
   if ((news || (!noted && store.receivedLsn() >= epoch_.firstLsn)) && !joinEpoch(std::move(record))) return;
 
+  host_.event("upstream-up", node_, {});
   // Only now is this log known to be a prefix of the upstream's.
   host_.heardFromUpstream({answer.epoch, answer.epochFirstLsn, answer.start.lsn, answer.committedLsn, answer.protectedLsn, 0});
   state_ = State::streaming;
@@ -188,7 +189,6 @@ void UpstreamSession::take(const Answer& answer) {
   std::vector<Grant> grants{{tailGrant_, tail.page, tail.offset, link_->remotePage(store.tailPage().data())}};
   say(encode(grants));
   ackDueNs_ = 0;
-  host_.event("upstream-up", node_, {});
 }
 
 void UpstreamSession::cutTo(uint64_t lsn) {

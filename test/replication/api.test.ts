@@ -339,8 +339,9 @@ describe('events', () => {
     expect(
       seen.filter(({ type }) => type !== 'rule-failing' && type !== 'rule-met').map(({ type }) => type),
     ).toEqual(['promoted', 'downstream-up', 'downstream-down', 'downstream-up', 'demoted']);
-    expect(below.map(({ type }) => type).slice(0, 3)).toEqual([
+    expect(below.map(({ type }) => type).slice(0, 4)).toEqual([
       'upstream-up',
+      'epoch',
       'upstream-down',
       'upstream-up',
     ]);
