@@ -183,6 +183,8 @@ function onMessage(turn: Turn, from: string, message: Message): void {
       return onPromised(turn, from, message);
     case 'stand':
       if (settings.nofailover || facts.failed || state.election || state.reign) return;
+      // Two that take each other for the better one must not go on telling each other so at the speed of the network.
+      if (now - state.stoodAt < settings.staggerMs) return;
       if (message.forced || mayStand(turn)) stand(turn, message);
       return;
     case 'handover':
@@ -277,12 +279,7 @@ function mostAdvanced(turn: Turn): string | undefined {
 function settle(turn: Turn): void {
   const { state, now, settings } = turn;
   const { announced, handedOver } = state;
-  if (
-    handedOver &&
-    announced &&
-    state.promisedSince !== undefined &&
-    announced.epoch >= turn.facts.promisedEpoch
-  ) {
+  if (handedOver && announced && announced.epoch >= handedOver.epoch) {
     const ok = announced.node === handedOver.to;
     const message = `'${announced.node}' is the primary in epoch ${announced.epoch}`;
     turn.actions.push({ type: 'answer', id: handedOver.id, ok, message });

@@ -50,6 +50,7 @@ export function stand(
   const { state, settings, now } = turn;
   const election = newElection(turn, how);
   state.election = election;
+  state.stoodAt = now;
   state.attempts += 1;
   for (const [node, peer] of state.peers) if (peer.up && memberOf(state, node)) election.asked.add(node);
   for (const node of election.asked)
@@ -230,7 +231,13 @@ function canvass(turn: Turn, election: Election): void {
     const named = state.peers.get(record.node)?.state;
     if (named?.promoting) return giveUp(turn, '', settings.answerMs);
   }
-  const own: Promised = { ...facts, node: settings.node, continuous: record?.epoch === state.reignedEpoch };
+  const { logEpoch, lsn } = facts;
+  const own: Promised = {
+    node: settings.node,
+    logEpoch,
+    lsn,
+    continuous: record?.epoch === state.reignedEpoch,
+  };
   const willing: Promised[] = [own];
   const unwilling: string[] = [];
   for (const [node, reply] of election.answers) {
@@ -465,8 +472,10 @@ function whyNot(
   );
 }
 
-/** So that everybody can be told: the coordinator's word is had. */
+/** So that nobody stands against it: this node, or the one it has just handed over to, is about to be primary. */
 export function isPromoting(turn: Turn): boolean {
-  const phase = turn.state.election?.phase;
-  return phase === 'swap' || phase === 'promote';
+  const { state, settings, now } = turn;
+  const phase = state.election?.phase;
+  if (phase === 'swap' || phase === 'promote') return true;
+  return state.handedOver !== undefined && now - state.handedOver.since < 2 * settings.suspectMs;
 }

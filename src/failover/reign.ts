@@ -97,7 +97,7 @@ export function reignTick(turn: Turn): void {
     if (facts.promisedEpoch < newer.epoch) turn.actions.push({ type: 'promise', epoch: newer.epoch });
     return;
   }
-  if (!facts.primary) {
+  if (!facts.primary && !reign.handover?.promised) {
     return endReign(
       turn,
       facts.promisedEpoch > reign.record.epoch
@@ -420,7 +420,7 @@ export function onHandoverPromised(
   if (!reign?.handover?.promised || epoch !== reign.record.epoch + 1n) return;
   const { id, to } = reign.handover;
   state.reign = undefined;
-  state.handedOver = { id, to, since: now };
+  state.handedOver = { id, to, epoch, since: now };
   state.promisedSince = now;
   send(turn, to, { type: 'handover', epoch, revision: state.view?.revision ?? 0n, ...place });
   tell(turn, 'info', 'handed-over', `has handed over to '${to}' at LSN ${place.lsn}`);

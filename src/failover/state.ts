@@ -31,6 +31,7 @@ export interface State {
   lostSince: number | undefined;
   /** Not to stand before. */
   standAfter: number;
+  stoodAt: number;
   attempts: number;
   /** Since when it has promised an epoch that nobody reigns in yet. */
   promisedSince: number | undefined;
@@ -60,7 +61,7 @@ export interface State {
   /** Why there is no primary, or why this node is not what it should be; empty if all is well. */
   waiting: string;
   /** The switchover that this node has handed the reign over in. */
-  handedOver: { id: string; to: string; since: number } | undefined;
+  handedOver: { id: string; to: string; epoch: bigint; since: number } | undefined;
 }
 
 export function newState(now: number): State {
@@ -75,6 +76,7 @@ export function newState(now: number): State {
     reignedEpoch: 0n,
     lostSince: undefined,
     standAfter: now,
+    stoodAt: Number.NEGATIVE_INFINITY,
     attempts: 0,
     promisedSince: undefined,
     grantedUntil: Number.NEGATIVE_INFINITY,
