@@ -85,6 +85,8 @@ export class Agent extends EventEmitter<{
   #stopWatch = () => {};
   /** Changes of the subject's role, one behind the other; promises do not wait in it. */
   #changing: Promise<unknown> = Promise.resolve();
+  /** Of the cluster, as known last. */
+  #members: ReadonlySet<string> = new Set();
   #nextCommand = 1;
   #stepping = false;
   readonly #due: Event[] = [];
@@ -145,7 +147,14 @@ export class Agent extends EventEmitter<{
   }
 
   #meet(view: ClusterView | undefined): void {
-    if (view && !this.#closed) this.#mesh.setPeers(view.members);
+    if (!view || this.#closed) return;
+    this.#mesh.setPeers(view.members);
+    const names = new Set(view.members.map(({ node }) => node));
+    for (const node of this.#members) {
+      // Of a node that has never been its downstream the engine keeps nothing.
+      if (!names.has(node)) this.#options.subject.engine.forgetReader(node).catch(() => {});
+    }
+    this.#members = names;
   }
 
   status(): AgentStatus {
@@ -215,6 +224,20 @@ export class Agent extends EventEmitter<{
   /** @throws {WalshipError} `WALSHIP_ERR_COORDINATOR` */
   async setPaused(paused: boolean): Promise<void> {
     await this.#options.coordinator.setPaused(paused);
+  }
+
+  /**
+   * Takes a node that is gone for good out of the cluster: nobody keeps the log for it any more. If it is started again, it
+   * registers again.
+   *
+   * @throws {WalshipError} `WALSHIP_ERR_FAILOVER`: it is connected, or no member; `WALSHIP_ERR_COORDINATOR`
+   */
+  async forget(node: string): Promise<void> {
+    const member = this.status().members.find((each) => each.node === node);
+    const refuse = (message: string) => new WalshipError('WALSHIP_ERR_FAILOVER', message);
+    if (!member) throw refuse(`'${node}' is no member of the cluster`);
+    if (member.connected) throw refuse(`'${node}' is running: stop it first`);
+    await this.#options.coordinator.forget(node);
   }
 
   /**
