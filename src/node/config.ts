@@ -1,10 +1,13 @@
-import { readFileSync, statSync } from 'node:fs';
+import { accessSync, constants, readFileSync, statSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { parse, TomlError } from 'smol-toml';
 import { cacheSettings, maxSlots } from '../cache/settings.js';
 import { WalshipError } from '../engine/errors.js';
 import { type EngineOptions, nativeSettings, type Upstream } from '../engine/options.js';
-import { keyOf, type Settings, settingsSchema } from './settings.js';
+import { type CoordinatorSettings, coordinatorSchema } from '../failover/coordinator/settings.js';
+import type { FailoverSettings } from '../failover/settings.js';
+import { failoverProblems } from './failover.js';
+import { keyOf, type Settings, settingsSchema, snakeCase } from './settings.js';
 import { fromFile, inWordsOfFile, schemaProblems } from './translate.js';
 
 /** Everything a node needs to run. */
@@ -20,8 +23,22 @@ export interface NodeConfig {
   readonly adminSocket?: string;
   /** `host:port` of a second administration interface: anyone may read there, only this host may change anything. */
   readonly adminListen?: string;
+  /** With it the controller decides on role and upstream, which are left out. */
+  readonly failover?: NodeFailover;
   /** What is allowed but was hardly meant; logged at start. */
   readonly warnings?: readonly string[];
+}
+
+/** A node's part in automatic failover. */
+export interface NodeFailover extends FailoverSettings {
+  readonly coordinator: CoordinatorSettings;
+  /**
+   * Path of a program that is run when the node starts and after every change of its role, with the arguments role, epoch
+   * and node; one run at a time, in order. Default: none.
+   */
+  readonly onRole?: string | undefined;
+  /** A run that takes longer is ended. Default 10,000. */
+  readonly onRoleTimeoutMs?: number | undefined;
 }
 
 /** Where a node's administration interface is, unless the configuration says otherwise. */
@@ -53,7 +70,7 @@ export function readNodeConfig(file: string, env: NodeJS.ProcessEnv = process.en
     wrong.has(name) ? undefined : (settings as Settings)[name];
 
   const secret = findSecret(right('cluster'), file, env, problems, warnings);
-  problems.push(...relationProblems(settings, right));
+  problems.push(...relationProblems(settings, right), ...clusterProblems(settings, right, at));
   const dir = right('dir');
   const adminSocket = right('adminSocket') ?? (dir && defaultAdminSocket(dir));
   if (adminSocket && Buffer.byteLength(at(adminSocket)) > socketPathBytesMax) {
@@ -64,10 +81,27 @@ export function readNodeConfig(file: string, env: NodeJS.ProcessEnv = process.en
   }
   if (problems.length > 0 || !parsed.success) throw configError(file, problems);
 
-  const { role, upstream, adminSocket: _, adminListen, cluster, ...options } = parsed.data;
+  const {
+    role,
+    upstream,
+    adminSocket: _,
+    adminListen,
+    cluster,
+    failover,
+    coordinator,
+    ...options
+  } = parsed.data;
   return {
     engine: { ...options, dir: at(options.dir), cluster: { id: cluster.id, secret } } as EngineOptions,
-    role: role ?? 'standby',
+    ...(failover
+      ? {
+          failover: {
+            ...failover,
+            ...(failover.onRole && { onRole: at(failover.onRole) }),
+            coordinator: withPaths(coordinator as CoordinatorSettings, at),
+          } as NodeFailover,
+        }
+      : { role: role ?? 'standby' }),
     ...(upstream && { upstream: upstream as Upstream }),
     adminSocket: at(adminSocket as string),
     ...(adminListen && { adminListen }),
@@ -195,6 +229,85 @@ function relationProblems(
     );
   }
   return problems;
+}
+
+/** What is wrong with `[failover]` and `[coordinator]`, beside single settings. */
+function clusterProblems(
+  settings: Partial<Settings>,
+  right: <Name extends keyof Settings>(name: Name) => Settings[Name] | undefined,
+  at: (path: string) => string,
+): string[] {
+  const problems: string[] = [];
+  if (settings.failover === undefined) {
+    if (settings.coordinator !== undefined)
+      problems.push('coordinator: serves failover alone; add [failover] with listen, or leave it out');
+    return problems;
+  }
+  if (settings.role !== undefined) {
+    problems.push(
+      'role: with [failover] the controller decides; leave it out (failover.bootstrap = true: may begin a new cluster)',
+    );
+  }
+  if (settings.upstream !== undefined)
+    problems.push('upstream: with [failover] the controller decides; leave it out');
+  if (settings.coordinator === undefined) {
+    problems.push(
+      'coordinator: is missing; [failover] needs one: kind = "etcd" with endpoints, or kind = "embedded" with path ' +
+        'for nodes on one machine',
+    );
+  }
+  const failover = right('failover');
+  if (failover) {
+    const { listen, adminListen } = settings;
+    // What is wrong by itself has been told.
+    if (
+      right('listen') === listen &&
+      right('adminListen') === adminListen &&
+      right('links') === settings.links
+    ) {
+      problems.push(
+        ...failoverProblems(failover, {
+          listen,
+          http: adminListen,
+          links: settings.links as EngineOptions['links'],
+        }).map(inWordsOfFile),
+      );
+    }
+    if (failover.onRole) problems.push(...programProblems(at(failover.onRole)));
+  }
+  const coordinator = right('coordinator');
+  const checked = coordinator && coordinatorSchema.safeParse(coordinator);
+  if (coordinator && checked?.error) {
+    for (const issue of checked.error.issues) {
+      if (issue.code === 'unrecognized_keys') {
+        for (const key of issue.keys)
+          problems.push(`${keyOf(['coordinator', key])}: is no setting of kind = "${coordinator.kind}"`);
+      } else if (issue.path.length > 0) {
+        problems.push(
+          `${keyOf(['coordinator', ...issue.path])}: is missing; kind = "${coordinator.kind}" needs it`,
+        );
+      } else problems.push(`coordinator: ${issue.message.replace(/\b[a-z]+File\b/g, snakeCase)}`);
+    }
+  }
+  return problems;
+}
+
+function programProblems(file: string): string[] {
+  try {
+    accessSync(file, constants.X_OK);
+    return [];
+  } catch (error) {
+    return [`failover.on_role: cannot be run: ${(error as Error).message}`];
+  }
+}
+
+function withPaths(settings: CoordinatorSettings, at: (path: string) => string): CoordinatorSettings {
+  const paths = new Set(['path', 'passwordFile', 'caFile', 'certFile', 'keyFile']);
+  const pairs = Object.entries(settings).map(([name, value]) => [
+    name,
+    paths.has(name) ? at(value as string) : value,
+  ]);
+  return Object.fromEntries(pairs);
 }
 
 function listed(error: unknown): readonly string[] {

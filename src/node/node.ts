@@ -1,10 +1,15 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { Engine, type EngineStatus } from '../engine/engine.js';
 import { WalshipError } from '../engine/errors.js';
 import { formatLsn } from '../engine/lsn.js';
 import { native } from '../engine/native.js';
 import { type CommitRule, parseAddress, type Upstream } from '../engine/options.js';
+import type { AgentStatus } from '../failover/agent.js';
 import { AdminServer } from './admin.js';
-import { defaultAdminSocket, type NodeConfig } from './config.js';
+import { defaultAdminSocket, type NodeConfig, type NodeFailover } from './config.js';
+import { ClusterEndpoints, type Health } from './endpoints.js';
+import { Failover } from './failover.js';
+import { RoleHook } from './hook.js';
 import { describeEvent, type LogEntry, Repetitions } from './report.js';
 
 /** What a node says about itself and the standbys below it: `GET /status`. */
@@ -20,13 +25,18 @@ export interface NodeStatus extends EngineStatus {
   /** Whom this node was told to follow; absent on a primary, and on a standby on its own. */
   readonly upstream?: Upstream;
   readonly health: NodeHealth;
+  /** What the controller knows of the cluster; absent without failover. */
+  readonly failover?: AgentStatus;
 }
 
-export interface NodeHealth {
-  readonly ok: boolean;
-  /** Why not, in plain words. */
-  readonly problems: readonly string[];
-}
+/** Whether a node does what its role asks of it. */
+export type NodeHealth = Health;
+
+const defaultOnRoleTimeoutMs = 10_000;
+/** A clean stop waits so long for a standby to take over. */
+const stepBackMsMax = 2000;
+/** … and so long for the program that is told of the role. */
+const hookStopMsMax = 3000;
 
 export interface NodeStartOptions {
   /** Gets a line for everything that happens. Default: nobody. */
@@ -45,7 +55,10 @@ export class Node {
   readonly #log: (entry: LogEntry) => void;
   readonly #startedAt = new Date();
   readonly #repetitions = new Repetitions();
+  readonly #endpoints = new ClusterEndpoints();
   #admin: AdminServer | undefined;
+  #failover: Failover | undefined;
+  #hook: RoleHook | undefined;
   #upstream: Upstream | undefined;
   #whyNoUpstream = '';
   #whyRuleFails = '';
@@ -55,9 +68,10 @@ export class Node {
   #fail!: (error: Error) => void;
 
   /**
-   * Opens the log, listens, takes the configured role.
+   * Opens the log, listens, takes the configured role; with failover, lets the controller decide on it.
    *
-   * @throws {WalshipError} as {@link Engine.open}; also `WALSHIP_ERR_ADMIN` if the administration interface cannot listen.
+   * @throws {WalshipError} as {@link Engine.open}; also `WALSHIP_ERR_ADMIN` if the administration interface cannot listen,
+   * and as {@link Failover.start}.
    */
   static async start(config: NodeConfig, options: NodeStartOptions = {}): Promise<Node> {
     const log = options.log ?? (() => {});
@@ -111,18 +125,99 @@ export class Node {
     const listen = this.#listen();
     if (listen)
       this.#tell('info', 'listening', `listening on ${listen}`, { address: listen, port: engine.listenPort });
-    this.#admin = await AdminServer.open(this, {
+    this.#serve();
+    this.#admin = await AdminServer.open(this, this.#endpoints, {
       socket: this.#config.adminSocket ?? defaultAdminSocket(this.#config.engine.dir),
       listen: this.#config.adminListen,
     });
     for (const address of this.#admin.addresses)
       this.#tell('info', 'admin', `administration at ${address}`, { address });
-    if (this.#config.role === 'primary') await this.promote();
+    if (this.#config.failover) await this.#join(this.#config.failover);
+    else if (this.#config.role === 'primary') await this.promote();
     else await this.follow(this.#config.upstream);
   }
 
-  /** Becomes the primary in a new epoch, the next one if none is given. Errors: as {@link Engine.promote}. */
+  async #join({ coordinator, onRole, onRoleTimeoutMs, ...settings }: NodeFailover): Promise<void> {
+    const { engine } = this;
+    const { cluster, commitRule, links } = this.#config.engine;
+    if (onRole !== undefined) {
+      this.#hook = new RoleHook(onRole, onRoleTimeoutMs ?? defaultOnRoleTimeoutMs, (message) =>
+        this.#tell('warn', 'on-role', message),
+      );
+    }
+    this.#failover = await Failover.start({
+      settings,
+      coordinator,
+      cluster,
+      rule: commitRule ?? { level: 'async' },
+      subject: {
+        engine,
+        promote: (epoch, leaseUntilNs) => engine.promote(epoch, leaseUntilNs),
+        follow: (upstream) => this.#followPlanned(upstream),
+        hold: async (on) => void engine.hold(on),
+      },
+      surroundings: { listen: this.#listen() as string, http: this.#admin?.listen, links },
+    });
+    const { agent } = this.#failover;
+    agent.on('event', ({ level, event, message }) => this.#tell(level, event, message));
+    agent.on('role', (role, epoch) => this.#took(role, epoch));
+    this.#serve();
+    this.#tell('info', 'controller', `controller at ${agent.member.control}`, {
+      address: agent.member.control,
+    });
+    // A role of before a crash may have left something behind, such as an address.
+    this.#took('standby', engine.promisedEpoch);
+  }
+
+  #took(role: 'primary' | 'standby', epoch: bigint): void {
+    const at = formatLsn(this.engine.positions.received);
+    const message =
+      role === 'primary'
+        ? `primary in epoch ${epoch} from LSN ${at} on`
+        : `standby at LSN ${at}; the controller decides whom it follows`;
+    this.#tell('info', 'role', message, { role, epoch: String(epoch) });
+    this.#runHook(role, epoch);
+  }
+
+  #runHook(role: 'primary' | 'standby', epoch: bigint): void {
+    const { nodeId: node, cluster } = this.engine;
+    this.#hook?.run({ role, epoch, node, cluster });
+  }
+
+  async #followPlanned(upstream: Upstream): Promise<void> {
+    await this.engine.follow(upstream);
+    this.#upstream = upstream;
+    this.#whyNoUpstream = '';
+    this.#tell('info', 'follow', `follows ${upstream.node} at ${upstream.address}`, {
+      upstream: upstream.address,
+    });
+  }
+
+  /** What the endpoints answer for. */
+  #serve(): void {
+    this.#endpoints.serve({
+      engine: this.engine,
+      agent: this.#failover?.agent,
+      health: () => this.health(),
+      status: () => this.status(),
+    });
+  }
+
+  #refuseByHand(instead: string): void {
+    if (this.#config.failover === undefined) return;
+    throw new WalshipError(
+      'WALSHIP_ERR_FAILOVER',
+      `the controller of this node decides on its role: use ${instead}`,
+    );
+  }
+
+  /**
+   * Becomes the primary in a new epoch, the next one if none is given.
+   *
+   * @throws {WalshipError} as {@link Engine.promote}; `WALSHIP_ERR_FAILOVER` with failover: its controller decides
+   */
   async promote(epoch?: bigint): Promise<bigint> {
+    this.#refuseByHand('walship switchover or walship failover');
     const reached = await this.engine.promote(epoch);
     this.#upstream = undefined;
     const at = formatLsn(this.engine.positions.received);
@@ -133,8 +228,13 @@ export class Node {
     return reached;
   }
 
-  /** Becomes a standby of `upstream`, or one on its own. Errors: as {@link Engine.follow}. */
+  /**
+   * Becomes a standby of `upstream`, or one on its own.
+   *
+   * @throws {WalshipError} as {@link Engine.follow}; `WALSHIP_ERR_FAILOVER` with failover: its controller decides
+   */
   async follow(upstream?: Upstream): Promise<void> {
+    this.#refuseByHand('walship switchover to change the primary; whom the others follow is planned');
     await this.engine.follow(upstream);
     this.#upstream = upstream;
     this.#whyNoUpstream = '';
@@ -154,8 +254,9 @@ export class Node {
       ...(listen && { listen }),
       ...(this.#admin?.listen && { adminListen: this.#admin.listen }),
       commitRule: this.#config.engine.commitRule ?? { level: 'async' },
-      ...(this.#upstream && { upstream: this.#upstream }),
+      ...(this.#upstream && status.role === 'standby' && { upstream: this.#upstream }),
       health: this.#health(status),
+      ...(this.#failover && { failover: this.#failover.agent.status() }),
       ...status,
     };
   }
@@ -170,14 +271,19 @@ export class Node {
     if (this.#failure) problems.push(`the storage has failed: ${this.#failure.message}`);
     else if (status.storageProblem !== '')
       problems.push(`the log cannot be written: ${status.storageProblem}`);
-    if (status.ruleFailing) problems.push(this.#whyRuleFails || 'commits wait: the commit rule is not met');
+    const waiting = this.#failover?.agent.status().waiting ?? '';
+    if (waiting !== '') problems.push(waiting);
+    else if (status.ruleFailing)
+      problems.push(this.#whyRuleFails || 'commits wait: the commit rule is not met');
     const connected = status.links.some((link) => link.direction === 'upstream' && link.streaming);
     if (status.role === 'standby' && !connected) {
       const why = this.#whyNoUpstream === '' ? '' : `: ${this.#whyNoUpstream}`;
       problems.push(
         this.#upstream
           ? `not connected to the upstream ${this.#upstream.address}${why}`
-          : 'this standby follows nobody: `walship follow HOST:PORT` or `walship promote` changes that',
+          : this.#config.failover
+            ? 'this standby follows nobody yet: no primary is known'
+            : 'this standby follows nobody: `walship follow HOST:PORT` or `walship promote` changes that',
       );
     }
     return { ok: problems.length === 0, problems };
@@ -195,7 +301,10 @@ export class Node {
     return `the configuration still gives this node another role; set ${wanted} there before it is started again`;
   }
 
-  /** Ends the administration interface, every link and the log, in this order. */
+  /**
+   * Ends the administration interface, every link and the log, in this order. A primary with failover first hands over to
+   * a standby, if one is there: a planned restart is no outage.
+   */
   stop(): Promise<void> {
     this.#stopping ??= this.#stop();
     return this.#stopping;
@@ -208,7 +317,10 @@ export class Node {
   async #stop(): Promise<void> {
     this.#tell('info', 'stopping', 'stopping');
     try {
+      await this.#stepBack();
+      this.#endpoints.close();
       await this.#admin?.close();
+      await this.#failover?.close();
       await this.engine.close();
       const at = formatLsn(this.engine.positions.flushed);
       if (!this.#failure) this.#tell('info', 'stopped', `stopped, flushed up to LSN ${at}`);
@@ -217,6 +329,15 @@ export class Node {
     }
     if (this.#failure) this.#fail(this.#failure);
     else this.#finish();
+  }
+
+  async #stepBack(): Promise<void> {
+    if (!this.#failover) return;
+    const outcome = this.#failure ? undefined : await this.#failover.stepBack(stepBackMsMax);
+    if (outcome !== undefined) this.#tell('info', 'step-back', `before it stops: ${outcome}`);
+    if (!this.#hook) return;
+    if (this.#hook.last === 'primary') this.#runHook('standby', this.engine.promisedEpoch);
+    await Promise.race([this.#hook.idle(), sleep(hookStopMsMax, undefined, { ref: false })]);
   }
 
   #listen(): string | undefined {

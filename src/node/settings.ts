@@ -1,9 +1,26 @@
 import { z } from 'zod';
 import { cacheSettings, minSlots } from '../cache/settings.js';
 import { optionsSchema } from '../engine/options.js';
+import { coordinatorSchema } from '../failover/coordinator/settings.js';
+import { failoverSchema } from '../failover/settings.js';
 import { sizeText, timeText } from './units.js';
 
 const address = optionsSchema.shape.listen.unwrap();
+
+/** The settings of every kind of coordinator in one table; `kind` says which of them may stand in it. */
+const [embedded, etcd] = coordinatorSchema.options;
+const { kind: _, prefix, tryTimeoutMs, timeoutMs, checkMs, ...plain } = etcd.shape;
+const coordinator = z
+  .strictObject({
+    ...embedded.shape,
+    ...plain,
+    prefix: prefix.unwrap(),
+    tryTimeoutMs: tryTimeoutMs.unwrap(),
+    timeoutMs: timeoutMs.unwrap(),
+    checkMs: checkMs.unwrap(),
+  })
+  .partial()
+  .extend({ kind: z.enum(['embedded', 'etcd']) });
 
 /**
  * What may stand in a node's configuration file: the options of the engine under the same names in snake_case, and what
@@ -24,6 +41,13 @@ export const settingsSchema = optionsSchema.extend({
     .optional(),
   adminSocket: z.string().min(1).optional(),
   adminListen: address.optional(),
+  failover: failoverSchema
+    .extend({
+      onRole: z.string().min(1).optional(),
+      onRoleTimeoutMs: z.number().int().min(100).max(600_000).optional(),
+    })
+    .optional(),
+  coordinator: coordinator.optional(),
 });
 
 export type Settings = z.infer<typeof settingsSchema>;
@@ -98,7 +122,10 @@ export function allowed(path: SettingPath): string {
   if (schema instanceof z.ZodUnion) {
     return oneOf((schema.options as z.ZodLiteral[]).map((option) => option.value as number));
   }
-  if (schema instanceof z.ZodArray) return 'a list of names, such as ["b", "c"]';
+  if (schema instanceof z.ZodArray) {
+    const urls = path.at(-1) === 'endpoints';
+    return urls ? 'a list of URLs, such as ["http://10.0.0.1:2379"]' : 'a list of names, such as ["b", "c"]';
+  }
   if (schema instanceof z.ZodString) return ownRule(schema, '') ?? 'text that is not empty';
   const names = namesIn(path);
   if (names) return `a table, [${keyOf(path)}], with ${names.map(snakeCase).join(', ')}`;

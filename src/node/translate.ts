@@ -99,6 +99,9 @@ function editDistance(from: string, to: string): number {
   return last[to.length] as number;
 }
 
+/** Never part of a message. */
+const secrets: ReadonlySet<unknown> = new Set(['secret', 'password']);
+
 /** What the schema has against the settings: each time the key as it is in the file, and what is allowed. */
 export function schemaProblems(error: z.ZodError, settings: Table): string[] {
   const problems = error.issues.map(({ code, message, path }) => {
@@ -107,7 +110,7 @@ export function schemaProblems(error: z.ZodError, settings: Table): string[] {
     if (value === undefined) return `${key}: is missing; it must be ${allowed(path)}`;
     // A message of our own schema says more than the rule can.
     const rule = code === 'custom' || !/^(Invalid|Too) /.test(message) ? message : `must be ${allowed(path)}`;
-    const tellsValue = isTable(value) || path.at(-1) === 'secret' || rule.includes(`'${value}'`);
+    const tellsValue = isTable(value) || secrets.has(path.at(-1)) || rule.includes(`'${value}'`);
     return `${key}: ${rule}${tellsValue ? '' : `; it is ${shown(value)}`}`;
   });
   return [...new Set(problems)];
