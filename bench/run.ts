@@ -3,6 +3,7 @@ import { appendBench } from './append.js';
 import { cacheBench } from './cache.js';
 import { cascadeBench } from './cascade.js';
 import { commitBench } from './commit.js';
+import { failoverBench } from './failover.js';
 import type { Bench, BenchOptions } from './lib/bench.js';
 import { inLab } from './lib/hosts.js';
 import { shipBench } from './ship.js';
@@ -15,6 +16,7 @@ const benches: readonly Bench[] = [
   appendBench,
   cacheBench,
   sqliteBench,
+  failoverBench,
 ];
 
 const usage = `Usage: npm run bench -- NAME [OPTIONS]

@@ -42,6 +42,8 @@ export type {
   StandbyStatus,
 } from './engine/native.js';
 export type { CommitRule, EngineOptions, Upstream } from './engine/options.js';
+export type { AgentEvent, AgentStatus, Subject } from './failover/agent.js';
+export { Membership, type MembershipOptions, type MembershipSettings } from './failover/membership.js';
 export {
   type AdminAddress,
   AdminClient,

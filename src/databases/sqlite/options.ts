@@ -8,6 +8,9 @@ import {
   problemsOf,
   type Upstream,
 } from '../../engine/options.js';
+import { coordinatorSchema } from '../../failover/coordinator/settings.js';
+import type { MembershipSettings } from '../../failover/membership.js';
+import { failoverSchema } from '../../failover/settings.js';
 
 /** What {@link openReplicated} takes: the options of the engine, and those of the database. */
 export interface ReplicatedOptions extends Omit<EngineOptions, 'dir' | 'applied'> {
@@ -46,6 +49,11 @@ export interface ReplicatedOptions extends Omit<EngineOptions, 'dir' | 'applied'
   };
   /** How soon commits of other processes are seen. Default 5. */
   readonly pollMs?: number;
+  /**
+   * Who is primary is decided by a controller on every node, by way of a coordinator; the node opens as a standby, and
+   * `upstream` and `epoch` are left out. `listen` of the engine is then needed, too.
+   */
+  readonly failover?: MembershipSettings;
 }
 
 const ms = (low: number, high: number) => z.number().int().min(low).max(high);
@@ -82,6 +90,24 @@ const schema = z.object({
   pollMs: ms(1, 10_000).optional(),
 });
 
+function failoverProblems(options: ReplicatedOptions, failover: MembershipSettings | undefined): string[] {
+  if (!failover) return [];
+  const { coordinator, http: _, ...settings } = failover;
+  const problems = [
+    ...problemsOf(coordinatorSchema.safeParse(coordinator).error ?? noProblem).map(
+      (each) => `failover.coordinator.${each}`,
+    ),
+    ...problemsOf(failoverSchema.safeParse(settings).error ?? noProblem).map((each) => `failover.${each}`),
+  ];
+  if (options.listen === undefined)
+    problems.push('listen: is needed with failover: every node may become the primary');
+  if (options.upstream !== undefined || options.epoch !== undefined || options.reseed !== undefined)
+    problems.push('failover: leave out upstream, epoch and reseed: the controller decides');
+  return problems;
+}
+
+const noProblem = new z.ZodError([]);
+
 function engineProblems(options: EngineOptions): readonly string[] {
   try {
     nativeSettings(options);
@@ -112,6 +138,7 @@ export function split(options: ReplicatedOptions): {
     commitTimeoutMs,
     checkpoint,
     pollMs,
+    failover,
     ...rest
   } = options;
   const engine: EngineOptions = { ...rest, dir: dir ?? `${path}-log`, applied: 'manual' };
@@ -121,6 +148,7 @@ export function split(options: ReplicatedOptions): {
     problems.push('reseed: needs upstream, whose log has the snapshot to begin from');
   if (options.epoch !== undefined && options.upstream !== undefined)
     problems.push('epoch: only a primary begins one: leave it out, or upstream');
+  problems.push(...failoverProblems(options, failover));
   if (problems.length > 0) {
     throw new WalshipError(
       'WALSHIP_ERR_CONFIG',

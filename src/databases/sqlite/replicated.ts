@@ -1,6 +1,7 @@
 import { EventEmitter } from 'node:events';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type Database from 'better-sqlite3';
-import { Engine, type EngineEvent, type EngineStatus } from '../../engine/engine.js';
+import { Engine, type EngineEvent, type EngineEventType, type EngineStatus } from '../../engine/engine.js';
 import { WalshipError } from '../../engine/errors.js';
 import type { Lsn } from '../../engine/lsn.js';
 import {
@@ -11,12 +12,15 @@ import {
   settled,
 } from '../../engine/native.js';
 import { defaultRetainBytes, type EngineOptions, type Upstream } from '../../engine/options.js';
+import type { Agent } from '../../failover/agent.js';
+import { Membership, type MembershipSettings } from '../../failover/membership.js';
 import { loadSqlite } from './extension.js';
 import { refuseWrites } from './guard.js';
 import { type ReplicatedOptions, split } from './options.js';
 import { setLogAside, snapshotDue } from './snapshots.js';
 
 const snapshotLookMs = 1000;
+const holdMsMax = 2000;
 
 /** What a replicated database tells of itself: the engine's status, and the replica's. */
 export interface ReplicatedStatus extends EngineStatus {
@@ -61,7 +65,8 @@ export async function openReplicated(options: ReplicatedOptions): Promise<Replic
     const retainBytes = engineOptions.log?.retainBytes ?? defaultRetainBytes;
     node = new Replicated(engine, replica, Sqlite, { path, commitMode, retainBytes, logSetAside });
     for (const event of early) node.emit('event', event);
-    if (options.upstream) await node.follow(options.upstream);
+    if (options.failover) await node.join(options.failover, options);
+    else if (options.upstream) await node.follow(options.upstream);
     else await node.promote(options.epoch);
     return node;
   } catch (error) {
@@ -111,6 +116,9 @@ export class Replicated extends EventEmitter<{ event: [EngineEvent]; role: ['pri
   #closing: Promise<void> | undefined;
   #snapshotTimer: NodeJS.Timeout | undefined;
   #snapshotTold = false;
+  /** Has SQLite's write lock while the primary is held. */
+  #held: Database.Database | undefined;
+  #member: Membership | undefined;
 
   /** @internal */
   constructor(engine: Engine, replica: NativeReplica, Sqlite: typeof Database, facts: Facts) {
@@ -182,9 +190,9 @@ export class Replicated extends EventEmitter<{ event: [EngineEvent]; role: ['pri
    *
    * @returns the epoch
    */
-  promote(epoch?: bigint): Promise<bigint> {
+  promote(epoch?: bigint, leaseUntilNs?: bigint): Promise<bigint> {
     return this.#change(async () => {
-      const reached = await this.engine.promote(epoch);
+      const reached = await this.engine.promote(epoch, leaseUntilNs);
       this.#shut();
       await settled(this.#replica.startPrimary());
       this.#upstream = undefined;
@@ -201,10 +209,59 @@ export class Replicated extends EventEmitter<{ event: [EngineEvent]; role: ['pri
     return this.#change(async () => {
       clearInterval(this.#snapshotTimer);
       this.#shut();
-      await settled(this.#replica.stop());
+      await this.#stopReplica();
       await this.engine.follow(upstream);
       this.#upstream = upstream;
       await settled(this.#replica.startStandby());
+    });
+  }
+
+  /**
+   * For a planned change of the primary: while held, nobody writes. Other processes wait for SQLite's lock; in this one
+   * writes are refused with `WALSHIP_ERR_NOT_PRIMARY`, because to wait would keep the change itself from going on.
+   *
+   * @throws {WalshipError} `WALSHIP_ERR_SQLITE`: somebody has been writing for too long
+   */
+  hold(on: boolean): Promise<void> {
+    return this.#change(async () => {
+      if (!on) return this.#release();
+      this.#shut();
+      const lock = new this.#sqlite(this.path, { timeout: 0 });
+      this.#held = lock;
+      await this.#lockWriters(lock);
+      await settled(this.#replica.capture());
+      this.engine.hold(true);
+    });
+  }
+
+  /** The engine has promised a newer epoch: what is committed from here on would be in no log. */
+  stepDown(): Promise<void> {
+    return this.#change(async () => {
+      clearInterval(this.#snapshotTimer);
+      this.#shut();
+      await this.#stopReplica();
+    });
+  }
+
+  /** The controller of this node; undefined without `failover`. */
+  get agent(): Agent | undefined {
+    return this.#member?.agent;
+  }
+
+  /** @internal */
+  async join(failover: MembershipSettings, options: ReplicatedOptions): Promise<void> {
+    this.#member = await Membership.join({
+      subject: {
+        engine: this.engine,
+        promote: (epoch, leaseUntilNs) => this.promote(epoch, leaseUntilNs),
+        follow: (upstream) => this.follow(upstream),
+        hold: (on) => this.hold(on),
+        stepDown: () => this.stepDown(),
+      },
+      cluster: options.cluster,
+      listen: options.listen as string,
+      commitRule: options.commitRule ?? { level: 'async' },
+      failover,
     });
   }
 
@@ -239,9 +296,11 @@ export class Replicated extends EventEmitter<{ event: [EngineEvent]; role: ['pri
   }
 
   async #close(): Promise<void> {
+    await this.#member?.leave();
     await this.#changing.catch(() => {});
     clearInterval(this.#snapshotTimer);
     this.#shut();
+    this.#release();
     try {
       await settled(this.#replica.stop());
     } finally {
@@ -273,10 +332,14 @@ export class Replicated extends EventEmitter<{ event: [EngineEvent]; role: ['pri
       databaseBytes,
       retainBytes: this.#retainBytes,
     });
-    if (due === 'yes') this.snapshot().catch((error: WalshipError) => this.#tell(error.code, error.message));
+    if (due === 'yes')
+      this.snapshot().catch((error: WalshipError) =>
+        this.#tell('sqlite-snapshot', error.code, error.message),
+      );
     if (due === 'too-large' && !this.#snapshotTold) {
       this.#snapshotTold = true;
       this.#tell(
+        'sqlite-snapshot',
         'WALSHIP_ERR_SQLITE_RETENTION',
         `a new standby cannot begin: the log keeps ${this.#retainBytes} bytes, the database has ${databaseBytes}; ` +
           'set log.retainBytes to at least twice that',
@@ -284,9 +347,9 @@ export class Replicated extends EventEmitter<{ event: [EngineEvent]; role: ['pri
     }
   }
 
-  #tell(code: string, message: string): void {
+  #tell(type: EngineEventType, code: string, message: string): void {
     const { nodeId, positions } = this.engine;
-    this.emit('event', { type: 'sqlite-snapshot', node: nodeId, code, message, lsn: positions.received });
+    this.emit('event', { type, node: nodeId, code, message, lsn: positions.received });
   }
 
   #shut(): void {
@@ -294,8 +357,46 @@ export class Replicated extends EventEmitter<{ event: [EngineEvent]; role: ['pri
     this.#db = undefined;
   }
 
+  /** Another process's transaction is waited for, without holding up the event loop. */
+  async #lockWriters(lock: Database.Database): Promise<void> {
+    const until = performance.now() + holdMsMax;
+    while (true) {
+      try {
+        lock.exec('begin immediate');
+        return;
+      } catch (cause) {
+        if (performance.now() >= until) {
+          this.#release();
+          const message = `${this.path}: another process has been writing for ${holdMsMax} ms: ${(cause as Error).message}`;
+          throw new WalshipError('WALSHIP_ERR_SQLITE', message, { cause });
+        }
+        await sleep(2);
+      }
+    }
+  }
+
+  #release(): void {
+    this.#shut();
+    this.#held?.close();
+    this.#held = undefined;
+    if (this.engine.role === 'primary' && !this.#closing) this.engine.hold(false);
+  }
+
+  /** A primary that was deposed in the middle may have commits that its log cannot take: they are taken back later. */
+  async #stopReplica(): Promise<void> {
+    this.#held?.close();
+    this.#held = undefined;
+    try {
+      await settled(this.#replica.stop());
+    } catch (error) {
+      const { code, message } = error as WalshipError;
+      if (code !== 'WALSHIP_ERR_NOT_PRIMARY') throw error;
+      this.#tell('sqlite-problem', code, `commits that never reached the log are taken back: ${message}`);
+    }
+  }
+
   #open(): Database.Database {
-    if (this.role === 'primary') {
+    if (this.role === 'primary' && !this.#held) {
       const database = new this.#sqlite(this.path);
       database.pragma('wal_autocheckpoint = 0');
       return database;
@@ -313,6 +414,10 @@ export class Replicated extends EventEmitter<{ event: [EngineEvent]; role: ['pri
   }
 
   #refusal(): WalshipError {
+    if (this.#held) {
+      const message = `node '${this.engine.nodeId}' is handing over to another primary: try again there`;
+      return new WalshipError('WALSHIP_ERR_NOT_PRIMARY', message, { details: { appended: false } });
+    }
     const address = this.#upstream?.address;
     return new WalshipError(
       'WALSHIP_ERR_SQLITE_STANDBY',

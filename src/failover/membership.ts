@@ -1,0 +1,77 @@
+import { type CommitRule, parseAddress } from '../engine/options.js';
+import { ClusterServer } from '../node/endpoints.js';
+import { Agent, type Subject } from './agent.js';
+import type { Coordinator } from './coordinator/coordinator.js';
+import { type CoordinatorSettings, openCoordinator } from './coordinator/settings.js';
+import { controllerSettings, type FailoverSettings } from './settings.js';
+
+/** How a node takes part in deciding who is primary. */
+export interface MembershipSettings extends FailoverSettings {
+  readonly coordinator: CoordinatorSettings;
+  /** `host:port` for what clients and load balancers ask: `/cluster`, `/primary`, `/standby`, `/health`. Default: none. */
+  readonly http?: string;
+}
+
+export interface MembershipOptions {
+  /** The engine must have been opened with `listen`, and be left alone: the controller promotes it and has it follow. */
+  readonly subject: Subject;
+  readonly cluster: { readonly id: string; readonly secret: string };
+  /** What the engine listens on. */
+  readonly listen: string;
+  readonly commitRule: CommitRule;
+  readonly failover: MembershipSettings;
+}
+
+/** An engine's, or a database's, part in its cluster: the coordinator, the controller, and what clients ask. */
+export class Membership {
+  readonly agent: Agent;
+  readonly #coordinator: Coordinator;
+  readonly #server: ClusterServer | undefined;
+
+  /**
+   * @throws {WalshipError} `WALSHIP_ERR_CONFIG`, `WALSHIP_ERR_COORDINATOR` (a directory that cannot be used),
+   * `WALSHIP_ERR_LISTEN`, `WALSHIP_ERR_ADMIN`
+   */
+  static async join(options: MembershipOptions): Promise<Membership> {
+    const { coordinator: chosen, http, ...settings } = options.failover;
+    const { subject, cluster } = options;
+    const { engine } = subject;
+    const coordinator = await openCoordinator(chosen, cluster.id);
+    let server: ClusterServer | undefined;
+    try {
+      server = http === undefined ? undefined : await ClusterServer.open(http);
+      const agent = await Agent.start({
+        subject,
+        coordinator,
+        cluster,
+        settings: controllerSettings(settings, engine.nodeId, options.commitRule),
+        listen: settings.listen,
+        member: {
+          node: engine.nodeId,
+          log: settings.advertiseLog ?? `${parseAddress(options.listen).host}:${engine.listenPort}`,
+          ...(settings.advertiseControl && { control: settings.advertiseControl }),
+          ...(server && { http: settings.advertiseHttp ?? server.address }),
+        },
+      });
+      server?.serve({ agent, engine });
+      return new Membership(agent, coordinator, server);
+    } catch (error) {
+      await server?.close();
+      await coordinator.close();
+      throw error;
+    }
+  }
+
+  private constructor(agent: Agent, coordinator: Coordinator, server: ClusterServer | undefined) {
+    this.agent = agent;
+    this.#coordinator = coordinator;
+    this.#server = server;
+  }
+
+  /** The engine stays open, and as it is. */
+  async leave(): Promise<void> {
+    await this.#server?.close();
+    await this.agent.close();
+    await this.#coordinator.close();
+  }
+}
