@@ -41,7 +41,9 @@ function listen(address) {
   const server = createServer((socket) => {
     socket.setNoDelay(true);
     socket.on('error', () => socket.destroy());
-    createInterface({ input: socket }).on('line', (line) => {
+    // The interface passes on the errors of its input.
+    const lines = createInterface({ input: socket }).on('error', () => socket.destroy());
+    lines.on('line', (line) => {
       const number = line.slice(0, line.indexOf(' '));
       append(Buffer.from(`${line.slice(number.length + 1)}\n`)).then((answer) => {
         if (!socket.destroyed) socket.write(`${number} ${answer}\n`);
