@@ -109,7 +109,7 @@ export class NodeProcess {
 
   open = (options: EngineOptions) => this.#call<Opened>('open', options);
   promote = (epoch = 0n) => this.#call<bigint>('promote', epoch);
-  promise = (epoch: bigint) => this.#call<bigint>('promise', epoch);
+  promise = (epoch: bigint) => this.#call<{ lsn: bigint; logEpoch: bigint }>('promise', epoch);
   follow = (upstream: unknown) => this.#call<void>('follow', upstream);
   status = () => this.#call<EngineStatus>('status');
   positions = () => this.#call<Positions>('positions');

@@ -141,7 +141,8 @@ export const strangers: readonly Scenario[] = [
       await cluster.start([0, 0, 0], { commitRule: { level: 'received', any: 1, nodes: ['b'] } });
       await cluster.load(0);
       await cluster.progress(50);
-      const received = await cluster.member(2).process.promise(7n);
+      const { lsn: received, logEpoch } = await cluster.member(2).process.promise(7n);
+      expect(logEpoch).toBe(1n);
       await refused(cluster, 2, 'WALSHIP_ERR_EPOCH');
       await cluster.progress(50);
       expect((await cluster.member(2).process.positions()).received).toBe(received);
