@@ -17,7 +17,7 @@ export interface Target {
 
 export const defaultConfigFile = 'walship.toml';
 
-function clientFor({ config, dir, url }: Target): AdminClient {
+export function clientFor({ config, dir, url }: Target): AdminClient {
   if (url !== undefined) return new AdminClient(parseAdminAddress(url));
   if (dir !== undefined) return new AdminClient({ socket: defaultAdminSocket(dir) });
   if (config === undefined && !existsSync(defaultConfigFile)) {

@@ -96,7 +96,8 @@ aimed(program.command('status'))
     `
 RECEIVED is verified in the node's memory, FLUSHED durable on its disk, APPLIED visible in its database. Ask the primary
 to see the whole tree; a standby knows itself, its upstream and what is below it. "away" is a standby that is not
-connected and for which the log is kept.
+connected and for which the log is kept. With [failover] every node shows the whole cluster: its members, the primary,
+who counts for commits, what it waits for, and the coordinator.
 
 Examples:
   $ walship status --dir /var/lib/walship/a
@@ -118,8 +119,9 @@ aimed(program.command('promote'))
   .addHelpText(
     'after',
     `
-Whether that is safe is yours to know: take the standby that has received most, and be sure that the old primary is
-stopped. Then let the other standbys follow the new primary, and correct role and upstream in the configuration files.
+For nodes without [failover]; with it, use walship switchover or walship failover. Whether it is safe is yours to know:
+take the standby that has received most, and be sure that the old primary is stopped. Then let the other standbys follow
+the new primary, and correct role and upstream in the configuration files.
 
 Examples:
   $ walship promote --dir /var/lib/walship/b
@@ -142,6 +144,86 @@ Examples:
   $ walship follow --dir /var/lib/walship/c --none`,
   )
   .action(does(async (upstream, options) => (await import('./control.js')).follow(upstream, options)));
+
+aimed(program.command('switchover'))
+  .description(
+    'Makes a standby the primary, with the help of the primary of now: nothing is lost, nothing fails.',
+  )
+  .option('--to <node>', 'this standby (default: the one that has received most)')
+  .addHelpText(
+    'after',
+    `
+For clusters with [failover]; any node may be asked. Appends wait until the standby has everything, then it begins a new
+epoch; the others follow it. If it is not ready within failover.switchover_ms, nothing has changed. Exit code 1: the
+message says who is the primary, or why nothing was done.
+
+Examples:
+  $ walship switchover --dir /var/lib/walship/a
+  $ walship switchover --url http://10.0.0.2:7070 --to c     on the host of the node asked`,
+  )
+  .action(does(async (options) => (await import('./failover.js')).switchover(options)));
+
+aimed(program.command('failover'))
+  .description('Makes a standby the primary, without the help of the primary of now.')
+  .option('--to <node>', 'this standby (default: the node asked; if that one cannot be, the most advanced)')
+  .option('--accept-data-loss', 'also if it may lack what was committed')
+  .addHelpText(
+    'after',
+    `
+For clusters with [failover], where none was promoted by itself: it is paused, or it cannot be proved that a standby has
+all that was committed. The second is refused without --accept-data-loss. What a node of before has beyond the new
+primary's log is set aside in a file when it returns; if it was committed, it waits for walship rejoin.
+
+Examples:
+  $ walship failover --dir /var/lib/walship/b
+  $ walship failover --dir /var/lib/walship/b --accept-data-loss`,
+  )
+  .action(does(async (options) => (await import('./failover.js')).failover(options)));
+
+aimed(program.command('pause'))
+  .description('Turns automatic failover off, for the whole cluster, for as long as you want.')
+  .addHelpText(
+    'after',
+    `
+The primary stays, and goes on. Switchover and failover by hand are possible.
+
+Example:
+  $ walship pause --dir /var/lib/walship/a`,
+  )
+  .action(does(async (options) => (await import('./failover.js')).pause(options)));
+
+aimed(program.command('resume'))
+  .description('Turns automatic failover on again, for the whole cluster.')
+  .addHelpText('after', '\nExample:\n  $ walship resume --dir /var/lib/walship/a')
+  .action(does(async (options) => (await import('./failover.js')).resume(options)));
+
+aimed(program.command('rejoin'))
+  .description('Brings back a node that has committed what the cluster has lost, as a standby.')
+  .option('--discard-committed', 'take it out of its log, into a diverged-… file')
+  .addHelpText(
+    'after',
+    `
+Needed only after a failover with --accept-data-loss; every other node comes back by itself. Ask the node concerned.
+Without the option nothing is changed, and the message says what would be discarded (exit code 1 if there is something).
+
+Examples:
+  $ walship rejoin --dir /var/lib/walship/a
+  $ walship rejoin --dir /var/lib/walship/a --discard-committed`,
+  )
+  .action(does(async (options) => (await import('./failover.js')).rejoin(options)));
+
+aimed(program.command('forget'))
+  .description('Takes a node that is gone for good out of the cluster.')
+  .argument('<node>', 'its node_id')
+  .addHelpText(
+    'after',
+    `
+No commit waits for it any more, and no node keeps its log for it. A node that is started again registers again.
+
+Example:
+  $ walship forget c --dir /var/lib/walship/a`,
+  )
+  .action(does(async (node, options) => (await import('./failover.js')).forget(node, options)));
 
 const log = program
   .command('log')

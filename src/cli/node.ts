@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { WalshipError } from '../engine/errors.js';
 import { formatLsn } from '../engine/lsn.js';
 import { readNodeConfig } from '../node/config.js';
@@ -16,8 +17,10 @@ const stopMsMax = 10_000;
 /** `walship node`: runs until a signal ends it. */
 export async function runNode(options: NodeOptions): Promise<number> {
   const config = readNodeConfig(options.config);
-  if (options.stdin && config.role !== 'primary') {
-    throw new UsageError('--stdin appends to the log, which only a node with role = "primary" may do');
+  if (options.stdin && config.role !== 'primary' && !config.failover) {
+    throw new UsageError(
+      '--stdin appends to the log, which only a node with role = "primary" may do, or one with [failover]',
+    );
   }
   const line = options.logFormat === 'json' ? jsonLine : textLine;
   const log = (entry: LogEntry) => process.stdout.write(`${line(entry)}\n`);
@@ -50,7 +53,11 @@ export async function runNode(options: NodeOptions): Promise<number> {
   return exitCode.ok;
 }
 
+const roleLookMs = 20;
+
+/** With failover the input waits until this node is the primary. */
 async function appendInput(node: Node, log: (entry: LogEntry) => void): Promise<void> {
+  while (node.engine.role !== 'primary') await sleep(roleLookMs);
   let bytes = 0;
   let end = node.engine.positions.received;
   for await (const chunk of process.stdin as AsyncIterable<Buffer>) {

@@ -4,6 +4,7 @@ import type { CommitRule } from '../engine/options.js';
 import type { Json } from '../node/client.js';
 import type { NodeStatus } from '../node/node.js';
 import { readableSize, readableTime } from '../node/units.js';
+import { failoverRows, memberRows } from './members.js';
 import { columns, type Paint } from './terminal.js';
 
 type Status = Json<NodeStatus>;
@@ -33,8 +34,12 @@ export function renderStatus(status: Status, paint: Paint, bytesPerSecond?: numb
       ['NODE', 'ROLE', 'RECEIVED', 'FLUSHED', 'APPLIED', 'LAG', 'RAIL'].map((title) => paint.dim(title)),
       ...treeRows(status, paint),
     ]),
+    ...(status.failover ? ['', ...columns(memberRows(status.failover, status.nodeId, paint))] : []),
     '',
-    ...columns(detailRows(status, paint, bytesPerSecond)),
+    ...columns([
+      ...(status.failover ? failoverRows(status.failover, paint) : []),
+      ...detailRows(status, paint, bytesPerSecond),
+    ]),
   ].join('\n');
 }
 
@@ -121,6 +126,11 @@ function detailRows(status: Status, paint: Paint, bytesPerSecond: number | undef
     `from ${lsn(log.firstLsn)} · ${readableSize(log.bytesOnDisk)} on disk in ${log.segments} segments · kept for ` +
       (log.readers.map((reader) => `${reader.name} (from ${lsn(reader.lsn)})`).join(', ') || 'nobody'),
   ]);
+  if (status.setAside.length > 0)
+    rows.push([
+      title('set aside'),
+      `${status.setAside.join(', ')} in the log directory: walship log reads them`,
+    ]);
   for (const [name, summary] of Object.entries(latency) as [string, LatencySummary][]) {
     if (summary.count > 0) rows.push([title(name), latencyText(summary)]);
   }

@@ -40,6 +40,7 @@ export class Membership {
     let server: ClusterServer | undefined;
     try {
       server = http === undefined ? undefined : await ClusterServer.open(http);
+      const reachedAt = settings.advertiseHttp ?? server?.address;
       const agent = await Agent.start({
         subject,
         coordinator,
@@ -50,7 +51,7 @@ export class Membership {
           node: engine.nodeId,
           log: settings.advertiseLog ?? `${parseAddress(options.listen).host}:${engine.listenPort}`,
           ...(settings.advertiseControl && { control: settings.advertiseControl }),
-          ...(server && { http: settings.advertiseHttp ?? server.address }),
+          ...(reachedAt !== undefined && { http: reachedAt }),
         },
       });
       server?.serve({ agent, engine });
@@ -66,6 +67,24 @@ export class Membership {
     this.agent = agent;
     this.#coordinator = coordinator;
     this.#server = server;
+  }
+
+  /**
+   * For a planned stop: hands over to a standby if this node is the primary, so that the stop is no outage. Undefined if it
+   * is not; else what became of it, in a sentence. Never fails.
+   */
+  async stepBack(timeoutMs: number): Promise<string | undefined> {
+    if (this.agent.primary?.node !== this.agent.member.node) return undefined;
+    let timer: NodeJS.Timeout | undefined;
+    const tooLong = new Promise<string>((resolve) => {
+      timer = setTimeout(() => resolve(`no standby has taken over within ${timeoutMs} ms`), timeoutMs);
+    });
+    const handedOver = this.agent.switchover().catch((error: Error) => error.message);
+    try {
+      return await Promise.race([handedOver, tooLong]);
+    } finally {
+      clearTimeout(timer);
+    }
   }
 
   /** The engine stays open, and as it is. */

@@ -42,6 +42,14 @@ export function parseAdminAddress(text: string): AdminAddress {
   return { host: host || '127.0.0.1', port };
 }
 
+/** The outcome of a command to the cluster, in a sentence. */
+export interface CommandOutcome {
+  readonly message: string;
+}
+
+/** A change of the primary takes its time, and says itself when it is given up. */
+const commandMsMax = 60_000;
+
 /** Talks to the administration interface of a running node. */
 export class AdminClient {
   readonly address: AdminAddress;
@@ -78,7 +86,56 @@ export class AdminClient {
     return this.#send('POST', '/follow', upstream);
   }
 
-  #send<T>(method: string, path: string, body?: unknown): Promise<T> {
+  /**
+   * Hands the primary's role to `to`, or to the standby that has most of the log; no commit is lost.
+   *
+   * @throws {WalshipError} `WALSHIP_ERR_FAILOVER`, `WALSHIP_ERR_UNREACHABLE`
+   */
+  switchover(to?: string): Promise<CommandOutcome> {
+    return this.#command('/switchover', { to });
+  }
+
+  /**
+   * Promotes a standby without the primary's help.
+   *
+   * @param options `to`: default the node asked, if it is a standby; `acceptDataLoss`: also where it cannot be proved that
+   * it has all that was committed
+   * @throws {WalshipError} `WALSHIP_ERR_FAILOVER`, `WALSHIP_ERR_UNREACHABLE`
+   */
+  failover(options: { to?: string | undefined; acceptDataLoss?: boolean } = {}): Promise<CommandOutcome> {
+    return this.#command('/failover', options);
+  }
+
+  /** No node is promoted by itself until {@link resume}. @throws {WalshipError} `WALSHIP_ERR_COORDINATOR` */
+  pause(): Promise<CommandOutcome> {
+    return this.#command('/pause', {});
+  }
+
+  /** @throws {WalshipError} `WALSHIP_ERR_COORDINATOR` */
+  resume(): Promise<CommandOutcome> {
+    return this.#command('/resume', {});
+  }
+
+  /**
+   * Has the node asked give up what was committed on it and is not in the cluster's log, and follow again.
+   *
+   * @param discard without it nothing is done; the error says what there is to discard
+   * @throws {WalshipError} `WALSHIP_ERR_DIVERGED_COMMITTED`, `WALSHIP_ERR_FAILOVER`
+   */
+  rejoin(discard: boolean): Promise<CommandOutcome> {
+    return this.#command('/rejoin', discard ? { discard } : {});
+  }
+
+  /** Takes a node that is gone for good out of the cluster. @throws {WalshipError} `WALSHIP_ERR_FAILOVER` */
+  forget(node: string): Promise<CommandOutcome> {
+    return this.#command('/forget', { node });
+  }
+
+  #command(path: string, body: object): Promise<CommandOutcome> {
+    return this.#send('POST', path, body, commandMsMax);
+  }
+
+  #send<T>(method: string, path: string, body?: unknown, timeoutMs = this.#timeoutMs): Promise<T> {
     const { address } = this;
     const where =
       'socket' in address
@@ -86,7 +143,7 @@ export class AdminClient {
         : { host: address.host.replace(/^\[|\]$/g, ''), port: address.port };
     return new Promise((resolve, reject) => {
       const headers = { 'content-type': 'application/json' };
-      const asked = request({ ...where, method, path, headers, timeout: this.#timeoutMs }, (response) => {
+      const asked = request({ ...where, method, path, headers, timeout: timeoutMs }, (response) => {
         const parts: Buffer[] = [];
         response.on('data', (part: Buffer) => parts.push(part));
         response.on('error', (error) => reject(this.#unreachable(error)));
@@ -109,7 +166,7 @@ export class AdminClient {
           }
         });
       });
-      asked.on('timeout', () => asked.destroy(new Error(`no answer within ${this.#timeoutMs} ms`)));
+      asked.on('timeout', () => asked.destroy(new Error(`no answer within ${timeoutMs} ms`)));
       asked.on('error', (error) => reject(this.#unreachable(error)));
       asked.end(body === undefined ? undefined : JSON.stringify(body));
     });

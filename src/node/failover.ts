@@ -1,14 +1,5 @@
-import type { Engine } from '../engine/engine.js';
-import { WalshipError } from '../engine/errors.js';
-import { type CommitRule, type EngineOptions, parseAddress } from '../engine/options.js';
-import { Agent, type Subject } from '../failover/agent.js';
-import type { Coordinator } from '../failover/coordinator/coordinator.js';
-import { type CoordinatorSettings, openCoordinator } from '../failover/coordinator/settings.js';
-import {
-  controllerSettings,
-  defaultControllerSettings,
-  type FailoverSettings,
-} from '../failover/settings.js';
+import { type EngineOptions, parseAddress } from '../engine/options.js';
+import { defaultControllerSettings, type FailoverSettings } from '../failover/settings.js';
 
 /** What of a node's other settings matters to its failover. */
 export interface FailoverSurroundings {
@@ -70,86 +61,4 @@ export function failoverProblems(
 function isWildcard(address: string): boolean {
   const { host } = parseAddress(address);
   return host === '' || host === '0.0.0.0' || /^[0:]+$/.test(host);
-}
-
-/** What a node's failover is about. */
-export interface FailoverTask {
-  readonly settings: FailoverSettings;
-  readonly coordinator: CoordinatorSettings;
-  readonly subject: Subject;
-  readonly cluster: { readonly id: string; readonly secret: string };
-  /** As configured for the node. */
-  readonly rule: CommitRule;
-  /** With the port in use. */
-  readonly surroundings: FailoverSurroundings & { readonly listen: string };
-}
-
-/** A node's controller and its coordinator, at work. */
-export class Failover {
-  readonly agent: Agent;
-  readonly #coordinator: Coordinator;
-  readonly #engine: Engine;
-
-  /**
-   * The engine is to be a standby that follows nobody yet.
-   *
-   * @throws {WalshipError} `WALSHIP_ERR_CONFIG`, `WALSHIP_ERR_COORDINATOR` (the directory of an embedded one cannot be
-   * used), `WALSHIP_ERR_LISTEN`
-   */
-  static async start(task: FailoverTask): Promise<Failover> {
-    const { settings, subject, cluster, rule, surroundings } = task;
-    const problems = failoverProblems(settings, surroundings);
-    if (problems.length > 0) {
-      throw new WalshipError('WALSHIP_ERR_CONFIG', problems.join('\n'), { details: { problems } });
-    }
-    const node = subject.engine.nodeId;
-    const { advertiseControl: control, advertiseHttp: http = surroundings.http } = settings;
-    const coordinator = await openCoordinator(task.coordinator, cluster.id);
-    try {
-      const agent = await Agent.start({
-        subject,
-        coordinator,
-        cluster,
-        listen: settings.listen,
-        settings: controllerSettings(settings, node, rule),
-        member: {
-          node,
-          log: settings.advertiseLog ?? surroundings.listen,
-          ...(control !== undefined && { control }),
-          ...(http !== undefined && { http }),
-        },
-      });
-      return new Failover(agent, coordinator, subject.engine);
-    } catch (error) {
-      await coordinator.close();
-      throw error;
-    }
-  }
-
-  private constructor(agent: Agent, coordinator: Coordinator, engine: Engine) {
-    this.agent = agent;
-    this.#coordinator = coordinator;
-    this.#engine = engine;
-  }
-
-  /** Hands over to a standby, if this node is the primary and somebody is there; tells what became of it. */
-  async stepBack(timeoutMs: number): Promise<string | undefined> {
-    if (this.#engine.role !== 'primary') return undefined;
-    let timer: NodeJS.Timeout | undefined;
-    const tooLong = new Promise<string>((resolve) => {
-      timer = setTimeout(() => resolve(`no standby has taken over within ${timeoutMs} ms`), timeoutMs);
-    });
-    const handedOver = this.agent.switchover().catch((error: Error) => error.message);
-    try {
-      return await Promise.race([handedOver, tooLong]);
-    } finally {
-      clearTimeout(timer);
-    }
-  }
-
-  /** Ends the part of this node in the cluster's decisions; the engine stays as it is. */
-  async close(): Promise<void> {
-    await this.agent.close();
-    await this.#coordinator.close();
-  }
 }

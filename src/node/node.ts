@@ -1,3 +1,4 @@
+import { readdirSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Engine, type EngineStatus } from '../engine/engine.js';
 import { WalshipError } from '../engine/errors.js';
@@ -5,10 +6,11 @@ import { formatLsn } from '../engine/lsn.js';
 import { native } from '../engine/native.js';
 import { type CommitRule, parseAddress, type Upstream } from '../engine/options.js';
 import type { AgentStatus } from '../failover/agent.js';
+import { Membership } from '../failover/membership.js';
 import { AdminServer } from './admin.js';
 import { defaultAdminSocket, type NodeConfig, type NodeFailover } from './config.js';
 import { ClusterEndpoints, type Health } from './endpoints.js';
-import { Failover } from './failover.js';
+import { failoverProblems } from './failover.js';
 import { RoleHook } from './hook.js';
 import { describeEvent, type LogEntry, Repetitions } from './report.js';
 
@@ -25,6 +27,8 @@ export interface NodeStatus extends EngineStatus {
   /** Whom this node was told to follow; absent on a primary, and on a standby on its own. */
   readonly upstream?: Upstream;
   readonly health: NodeHealth;
+  /** Files in the log directory with what was cut off a log that had diverged; `walship log` reads them. */
+  readonly setAside: readonly string[];
   /** What the controller knows of the cluster; absent without failover. */
   readonly failover?: AgentStatus;
 }
@@ -57,7 +61,7 @@ export class Node {
   readonly #repetitions = new Repetitions();
   readonly #endpoints = new ClusterEndpoints();
   #admin: AdminServer | undefined;
-  #failover: Failover | undefined;
+  #membership: Membership | undefined;
   #hook: RoleHook | undefined;
   #upstream: Upstream | undefined;
   #whyNoUpstream = '';
@@ -71,7 +75,7 @@ export class Node {
    * Opens the log, listens, takes the configured role; with failover, lets the controller decide on it.
    *
    * @throws {WalshipError} as {@link Engine.open}; also `WALSHIP_ERR_ADMIN` if the administration interface cannot listen,
-   * and as {@link Failover.start}.
+   * and as {@link Membership.join}.
    */
   static async start(config: NodeConfig, options: NodeStartOptions = {}): Promise<Node> {
     const log = options.log ?? (() => {});
@@ -145,21 +149,28 @@ export class Node {
         this.#tell('warn', 'on-role', message),
       );
     }
-    this.#failover = await Failover.start({
-      settings,
-      coordinator,
-      cluster,
-      rule: commitRule ?? { level: 'async' },
+    const [listen, http] = [this.#listen(), this.#admin?.listen];
+    const problems = failoverProblems(settings, { listen, http, links });
+    if (problems.length > 0) {
+      throw new WalshipError('WALSHIP_ERR_CONFIG', problems.join('\n'), { details: { problems } });
+    }
+    const { advertiseLog = listen, advertiseHttp = http } = settings;
+    this.#membership = await Membership.join({
       subject: {
         engine,
         promote: (epoch, leaseUntilNs) => engine.promote(epoch, leaseUntilNs),
         follow: (upstream) => this.#followPlanned(upstream),
-        hold: async (on) => void engine.hold(on),
       },
-      surroundings: { listen: this.#listen() as string, http: this.#admin?.listen, links },
+      cluster,
+      listen: listen as string,
+      commitRule: commitRule ?? { level: 'async' },
+      failover: { ...settings, coordinator, advertiseLog, advertiseHttp },
     });
-    const { agent } = this.#failover;
-    agent.on('event', ({ level, event, message }) => this.#tell(level, event, message));
+    const { agent } = this.#membership;
+    agent.on('event', ({ level, event, message }) => {
+      // The role is told once, when it is taken.
+      if (event !== 'primary') this.#tell(level, event, message);
+    });
     agent.on('role', (role, epoch) => this.#took(role, epoch));
     this.#serve();
     this.#tell('info', 'controller', `controller at ${agent.member.control}`, {
@@ -197,7 +208,7 @@ export class Node {
   #serve(): void {
     this.#endpoints.serve({
       engine: this.engine,
-      agent: this.#failover?.agent,
+      agent: this.#membership?.agent,
       health: () => this.health(),
       status: () => this.status(),
     });
@@ -256,7 +267,8 @@ export class Node {
       commitRule: this.#config.engine.commitRule ?? { level: 'async' },
       ...(this.#upstream && status.role === 'standby' && { upstream: this.#upstream }),
       health: this.#health(status),
-      ...(this.#failover && { failover: this.#failover.agent.status() }),
+      setAside: readdirSync(this.#config.engine.dir).filter((name) => name.startsWith('diverged-')),
+      ...(this.#membership && { failover: this.#membership.agent.status() }),
       ...status,
     };
   }
@@ -271,7 +283,7 @@ export class Node {
     if (this.#failure) problems.push(`the storage has failed: ${this.#failure.message}`);
     else if (status.storageProblem !== '')
       problems.push(`the log cannot be written: ${status.storageProblem}`);
-    const waiting = this.#failover?.agent.status().waiting ?? '';
+    const waiting = this.#membership?.agent.status().waiting ?? '';
     if (waiting !== '') problems.push(waiting);
     else if (status.ruleFailing)
       problems.push(this.#whyRuleFails || 'commits wait: the commit rule is not met');
@@ -320,7 +332,7 @@ export class Node {
       await this.#stepBack();
       this.#endpoints.close();
       await this.#admin?.close();
-      await this.#failover?.close();
+      await this.#membership?.leave();
       await this.engine.close();
       const at = formatLsn(this.engine.positions.flushed);
       if (!this.#failure) this.#tell('info', 'stopped', `stopped, flushed up to LSN ${at}`);
@@ -332,8 +344,8 @@ export class Node {
   }
 
   async #stepBack(): Promise<void> {
-    if (!this.#failover) return;
-    const outcome = this.#failure ? undefined : await this.#failover.stepBack(stepBackMsMax);
+    if (!this.#membership) return;
+    const outcome = this.#failure ? undefined : await this.#membership.stepBack(stepBackMsMax);
     if (outcome !== undefined) this.#tell('info', 'step-back', `before it stops: ${outcome}`);
     if (!this.#hook) return;
     if (this.#hook.last === 'primary') this.#runHook('standby', this.engine.promisedEpoch);
