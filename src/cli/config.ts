@@ -11,10 +11,15 @@ export async function showExample(): Promise<number> {
 
 /** `walship config check` */
 export async function checkConfig(file: string): Promise<number> {
-  const { engine, role, upstream, warnings } = readNodeConfig(file);
+  const { engine, role, upstream, failover, warnings } = readNodeConfig(file);
   const paint = paintFor(process.stdout);
   for (const warning of warnings ?? []) print(paint.warn(`warning: ${warning}`));
-  const task = upstream ? `${role} of ${upstream.address}` : role;
+  const coordinator = failover?.coordinator;
+  const task = coordinator
+    ? `failover by ${coordinator.kind === 'etcd' ? `etcd at ${coordinator.endpoints.join(', ')}` : coordinator.path}`
+    : upstream
+      ? `${role} of ${upstream.address}`
+      : role;
   print(
     `${file} is right: node ${engine.nodeId} of cluster ${engine.cluster.id}, ${task}, log in ${engine.dir}`,
   );

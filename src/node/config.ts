@@ -199,7 +199,7 @@ function relationProblems(
   right: <Name extends keyof Settings>(name: Name) => Settings[Name] | undefined,
 ): string[] {
   const problems: string[] = [];
-  if (right('role') === 'primary' && settings.upstream !== undefined) {
+  if (right('role') === 'primary' && settings.upstream !== undefined && settings.failover === undefined) {
     problems.push('upstream: a primary has none; leave it out, or set role = "standby"');
   }
   const rule = right('commitRule');

@@ -8,13 +8,15 @@ node_id = "a"                     # this node's name, unique in the cluster: A-Z
 dir = "data/a"                    # of the log; made if missing
 listen = "127.0.0.1:7100"         # host:port for standbys to connect to; 0: any free port; no default: nobody can
 role = "primary"                  # at start: "primary" (begins a new epoch), or "standby", the default
+                                  # with [failover] neither role nor upstream: the controller decides
 # upstream = "10.0.0.1:7100"      # whom a standby follows; no default: it waits for \`walship follow\`
 # applied = "flushed"             # "manual": the program around the engine says what is applied
 # stall_ms = "2s"                 # a standby that is behind and has not moved for so long is reported
 # rule_ms = "1s"                  # a commit rule that has not been met for so long is reported
 # transport = "auto"              # "tcp", "verbs" (RDMA): that and nothing else; "auto": RDMA where both sides have it
 # admin_socket = "data/a/walship.sock"  # for walship status, promote, follow; default: walship.sock in dir
-# admin_listen = "127.0.0.1:7070" # GET /status and /health over HTTP, POST from this host only; no default: closed
+# admin_listen = "127.0.0.1:7070" # HTTP for clients and load balancers (GET /primary, /standby, /health, /cluster, /status)
+                                  # and, from this host only, for commands (POST); no default: closed
 
 [cluster]
 id = "example"                    # nodes and logs of other clusters are refused
@@ -80,6 +82,42 @@ sync = "every-batch"              # "interval": a crash of the host loses that m
 # path_mtu_bytes = 0              # 0: the port's
 # retry_count = 6
 # ack_timeout_exponent = 14       # a packet is sent again after 4.096 us * 2^this
+
+# Automatic failover: a standby takes over when the primary is gone, and the old primary returns as a standby. Every node
+# has this table, [coordinator], and no role.
+# [failover]
+# listen = "127.0.0.1:7200"       # host:port of this node's controller, for the others' controllers; no default
+# advertise_log = "10.0.0.1:7100" # where others reach listen; no default: there. Needed where that is 0.0.0.0 or [::]
+# advertise_control = "10.0.0.1:7200"  # the same for failover.listen; no default
+# advertise_http = "10.0.0.1:7070"  # the same for admin_listen; no default
+# bootstrap = false               # true on one node: it begins the cluster, if there has been none, as its first primary
+# priority = 0                    # of two standbys that are equally far, the one with the higher priority is promoted
+# nofailover = false              # true: never promoted by itself, and no commit relies on it
+# lease_ms = "2s"                 # how long a primary that is cut off may go on committing; at least 4 * suspect_ms
+# suspect_ms = "250ms"            # a primary that nobody has heard for so long is taken for dead
+# drop_ms = "300ms"               # a standby that is away for so long no longer counts for commits, if others are enough
+# switchover_ms = "5s"            # a planned switchover that is not ready by then is given up
+# max_lag_bytes = "1MiB"          # with level = "async": who lacks more than this is never promoted by itself
+# fan_out = 4                     # standbys that get the log from one node; more are served by standbys
+# on_role = "on-role.sh"          # no default; a program, run at start and after each change, in order, with arguments
+                                  # primary|standby EPOCH NODE; also in WALSHIP_ROLE, _EPOCH, _NODE, _CLUSTER
+# on_role_timeout_ms = "10s"      # then it is ended
+
+# Who is primary is kept here, for every node the same.
+# [coordinator]
+# kind = "etcd"                   # or "embedded": a directory, for nodes that all run on one machine
+# endpoints = ["http://10.0.0.1:2379", "http://10.0.0.2:2379"]  # of etcd; no default
+# prefix = "/walship"             # of the keys in etcd
+# user = "walship"                # of etcd, with password or password_file; no default
+# password = "secret"             # no default
+# password_file = "etcd.password" # instead of password
+# ca_file = "ca.pem"              # for https:// endpoints; no default: the system's authorities
+# cert_file = "node.pem"          # client certificate, with key_file; no default
+# key_file = "node.key"           # no default
+# try_timeout_ms = "75ms"         # an endpoint that is silent for so long: the next one is asked as well
+# timeout_ms = "1s"               # then a request has failed
+# check_ms = "500ms"              # how often it is made sure that no change was missed
+# path = "coordinator"            # of kind = "embedded": a directory on a local disk; no default
 
 [completion]                      # how the threads wait for the network
 mode = "adaptive"                 # "busy": a core of its own; "event": sleeps; "adaptive": polls for spin_us, then sleeps

@@ -133,7 +133,7 @@ test('what changes something is taken from this host only, as JSON, and checked'
   expect((await post('/status', '{}')).status).toBe(405);
   expect((await send(port, 'GET', '/promote')).status).toBe(405);
   expect((await send(port, 'GET', '/nothing')).body.message).toMatch(
-    /only \/status, \/health, \/promote, \/follow/,
+    /only \/status, \/health, \/cluster, .*\/promote, \/follow/,
   );
   expect(node.engine.role).toBe('standby');
 

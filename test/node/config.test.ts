@@ -5,8 +5,10 @@ import { parse } from 'smol-toml';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { cacheSettings } from '../../src/cache/settings.js';
 import { nativeSettings } from '../../src/engine/options.js';
+import { coordinatorSchema } from '../../src/failover/coordinator/settings.js';
+import { controllerSettings } from '../../src/failover/settings.js';
 import { WalshipError } from '../../src/index.js';
-import { readNodeConfig } from '../../src/node/config.js';
+import { type NodeFailover, readNodeConfig } from '../../src/node/config.js';
 import { exampleConfig } from '../../src/node/example.js';
 import { keyOf, settingPaths } from '../../src/node/settings.js';
 
@@ -192,6 +194,8 @@ test('what is no TOML is told with its place', () => {
 test('the example names every setting, and its comments the defaults', () => {
   const written: string[] = [];
   const defaults: string[] = [];
+  const failover: string[] = [];
+  const coordinator: string[] = [];
   let table = '';
   for (const line of exampleConfig.split('\n')) {
     const header = /^(?:# )?\[(\w+)\]/.exec(line)?.[1];
@@ -205,7 +209,9 @@ test('the example names every setting, and its comments the defaults', () => {
     // What is not commented out in a table is needed there, and is the default too.
     const chosen = comment === undefined && (table === '' || table === 'cluster');
     const asDefault = !chosen && !/no default|instead of|default: (walship|half)/.test(String(rest));
-    if (asDefault && table !== 'upstream') defaults.push(`${key} = ${rest}`);
+    if (asDefault && table === 'failover') failover.push(`${key} = ${rest}`);
+    else if (asDefault && table === 'coordinator') coordinator.push(`${key} = ${rest}`);
+    else if (asDefault && table !== 'upstream') defaults.push(`${key} = ${rest}`);
   }
   // A table of its own at the end of the example; `upstream` itself stands before the first table.
   expect([...new Set(written)].filter((key) => key !== 'upstream').sort()).toEqual(
@@ -221,4 +227,118 @@ test('the example names every setting, and its comments the defaults', () => {
   // On a single core spinUs has another default.
   expect({ ...nativeSettings(engine), spinUs: 20 }).toEqual({ ...nativeSettings(least), spinUs: 20 });
   expect(cacheSettings(256, engine.cache)).toEqual(cacheSettings(256));
+
+  const withFailover = read(
+    [
+      `${identity}listen = "h:1"\n${cluster}[failover]\nlisten = "h:2"`,
+      ...failover,
+      '[coordinator]',
+      'endpoints = ["http://h:2379"]',
+      ...coordinator,
+    ].join('\n'),
+  ).failover as NodeFailover;
+  expect(failover).toHaveLength(10);
+  const { coordinator: etcd, onRoleTimeoutMs, ...settings } = withFailover;
+  const rule = { level: 'async' } as const;
+  expect(controllerSettings(settings, 'a', rule)).toEqual(controllerSettings({ listen: 'h:2' }, 'a', rule));
+  expect(onRoleTimeoutMs).toBe(10_000);
+  expect(coordinatorSchema.parse(etcd)).toEqual(
+    coordinatorSchema.parse({ kind: 'etcd', endpoints: ['http://h:2379'] }),
+  );
+});
+
+const clustered = `${identity}listen = "h:1"\n${cluster}`;
+const failover = '[failover]\nlisten = "h:2"\n';
+const embedded = '[coordinator]\nkind = "embedded"\npath = "co"\n';
+
+test('a node in a cluster with failover has no role; paths are relative to the file', () => {
+  const script = join(dir, 'on-role');
+  writeFileSync(script, '#!/bin/sh\n', { mode: 0o755 });
+  const config = read(
+    `${clustered}${failover}bootstrap = true\nlease_ms = "3s"\nmax_lag_bytes = "2MiB"\non_role = "on-role"\n${embedded}`,
+  );
+  expect(config).not.toHaveProperty('role');
+  expect(config.failover).toEqual({
+    listen: 'h:2',
+    bootstrap: true,
+    leaseMs: 3000,
+    maxLagBytes: 2 * 1024 ** 2,
+    onRole: script,
+    coordinator: { kind: 'embedded', path: join(dir, 'co') },
+  });
+  const etcd = `[coordinator]\nkind = "etcd"\nendpoints = ["https://h:2379"]\nca_file = "ca.pem"\nuser = "u"\npassword = "p"\n`;
+  expect(read(`${clustered}${failover}${etcd}`).failover?.coordinator).toEqual({
+    kind: 'etcd',
+    endpoints: ['https://h:2379'],
+    caFile: join(dir, 'ca.pem'),
+    user: 'u',
+    password: 'p',
+  });
+});
+
+test('all problems of failover are told at once', () => {
+  const toml = `${identity}listen = "0.0.0.0:1"
+admin_listen = "[::]:3"
+role = "primary"
+upstream = "b:1"
+${cluster}
+[failover]
+listen = ":2"
+advertise_log = "0.0.0.0:1"
+lease_ms = "900ms"
+on_role = "nowhere"
+[links]
+heartbeat_ms = "100ms"
+[coordinator]
+kind = "etcd"
+path = "co"
+cert_file = "c.pem"
+`;
+  expect(problemsOf(toml)).toEqual([
+    expect.stringMatching(/^role: with \[failover\] the controller decides; leave it out/),
+    'upstream: with [failover] the controller decides; leave it out',
+    "failover.advertise_log: '0.0.0.0:1' must name a host and a port that others can reach",
+    expect.stringMatching(/^failover\.advertise_control: is missing; failover\.listen = ":2" is no address/),
+    expect.stringMatching(/^failover\.advertise_http: is missing; admin_listen = "\[::\]:3" is no address/),
+    expect.stringMatching(
+      /^failover\.suspect_ms: 250 ms is less than five times links\.heartbeat_ms \(100 ms\)/,
+    ),
+    expect.stringMatching(
+      /^failover\.lease_ms: 900 ms is less than four times failover\.suspect_ms \(250 ms\)/,
+    ),
+    expect.stringMatching(/^links\.timeout_ms: 1000 ms is more than failover\.lease_ms \(900 ms\)/),
+    expect.stringMatching(/^failover\.on_role: cannot be run: ENOENT/),
+    'coordinator.endpoints: is missing; kind = "etcd" needs it',
+    'coordinator.path: is no setting of kind = "etcd"',
+  ]);
+});
+
+test.each([
+  [`${clustered}${failover}`, /^coordinator: is missing; \[failover\] needs one: kind = "etcd"/],
+  [`${clustered}${embedded}`, /^coordinator: serves failover alone; add \[failover\]/],
+  [`${identity}${cluster}${failover}${embedded}`, /^listen: is missing; with \[failover\] any node/],
+  [
+    `${clustered}${failover}advertise_http = "h:3"\n${embedded}`,
+    /^failover\.advertise_http: there is no admin_listen/,
+  ],
+  [
+    `${clustered}${failover}${embedded}prefix = "/x"\n`,
+    /^coordinator\.prefix: is no setting of kind = "embedded"/,
+  ],
+  [
+    `${clustered}${failover}[coordinator]\nkind = "etcd"\nendpoints = ["h:2379"]\n`,
+    /^coordinator\.endpoints\.0: must be http:\/\/host:port or https:\/\/host:port; it is "h:2379"/,
+  ],
+  [
+    `${clustered}${failover}[coordinator]\nkind = "etcd"\nendpoints = ["http://h:1"]\npassword = "topsecret"\npassword_file = "f"\n`,
+    /^coordinator: password or password_file, not both/,
+  ],
+  [
+    `${clustered}${failover}suspekt_ms = 1\n${embedded}`,
+    /^failover\.suspekt_ms: is not a setting; did you mean failover\.suspect_ms/,
+  ],
+])('a wrong combination of tables: %#', (toml, problem) => {
+  const problems = problemsOf(toml);
+  expect(problems[0]).toMatch(problem);
+  expect(problems.join()).not.toMatch('topsecret');
 });
