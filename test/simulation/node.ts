@@ -284,7 +284,7 @@ export class SimNode {
     if (life !== this.life || !this.alive) return;
     const until = this.pausedUntil;
     if (until > world.agenda.now) return world.agenda.at(until, () => this.#tick(life));
-    if (this.isPrimary && !this.held && !this.failed) {
+    if (this.isPrimary && !this.held && !this.failed && world.appending) {
       const count = world.random.below(3);
       for (let i = 0; i < count; i++) this.log.push({ id: world.nextAppend++, epoch: this.epoch });
     }

@@ -1,8 +1,18 @@
 // Runs fault schedules one after the other: node --import tsx test/simulation/run.ts [FIRST] [COUNT] [MUTATION]
+// or hours without a fault: node --import tsx test/simulation/run.ts jitter [HOURS]
+import { runJitter } from './jitter.js';
 import { runSchedule } from './schedule.js';
 import type { Mutation } from './world.js';
 
 const [first = '1', count = '10000', mutation] = process.argv.slice(2);
+if (first === 'jitter') {
+  for (let hour = 1; hour <= Number(count); hour++) {
+    const elections = runJitter(hour, 3_600_000, hour % 2 === 0 ? 1 : 4);
+    console.log(`simulated hour ${hour}: ${elections.length} false take-overs`);
+    if (elections.length > 0) process.exitCode = 1;
+  }
+  process.exit();
+}
 const mutations = new Set(mutation ? [mutation as Mutation] : []);
 const single = Number(count) === 1;
 const began = performance.now();

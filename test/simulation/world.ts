@@ -41,6 +41,8 @@ export class World {
   readonly nodes = new Map<string, SimNode>();
   readonly mutations: ReadonlySet<Mutation>;
   nextAppend = 1;
+  /** Whether the primary has something to append. */
+  appending = true;
   /** Of controllers' messages. */
   loss = 0;
   doubling = 0;
