@@ -110,6 +110,7 @@ class Pump final : public SessionHost {
   void requestLoad(uint64_t page) override { hooks_.requestLoad(page); }
   void upstreamSpoke(uint64_t nowNs) override { counters_[kUpstreamHeardNs].store(nowNs, std::memory_order_relaxed); }
   void heardFromUpstream(const Heartbeat& heartbeat) override;
+  void dropDownstreams(const std::string& why) override;
   void beforeCut(const LogPosition& from, const LogPosition& to) override;
   void afterCut() override;
   void event(const char* type, const std::string& node, const Error& detail) override;

@@ -82,13 +82,15 @@ void Pump::heardFromUpstream(const Heartbeat& heartbeat) {
   }
 }
 
-void Pump::beforeCut(const LogPosition& from, const LogPosition& to) {
-  for (auto& [id, session] : downstreams_) {
-    session->end(makeError("WALSHIP_ERR_LINK_CLOSED", "the log here is being cut back to LSN " + std::to_string(to.lsn)));
-  }
+void Pump::dropDownstreams(const std::string& why) {
+  for (auto& [id, session] : downstreams_) session->end(makeError("WALSHIP_ERR_LINK_CLOSED", why));
   for (auto entry = downstreams_.begin(); entry != downstreams_.end(); entry = downstreams_.erase(entry)) {
     part(*entry->second);
   }
+}
+
+void Pump::beforeCut(const LogPosition& from, const LogPosition& to) {
+  dropDownstreams("the log here is being cut back to LSN " + std::to_string(to.lsn));
   {
     const std::lock_guard lock(appliedMutex_);
     applied_.store(std::min(applied_.load(std::memory_order_relaxed), to.lsn), std::memory_order_release);

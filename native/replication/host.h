@@ -36,6 +36,8 @@ class SessionHost {
   virtual void upstreamSpoke(uint64_t nowNs) = 0;
   // The upstream, of whose log this node's is a prefix, says where it stands.
   virtual void heardFromUpstream(const Heartbeat& heartbeat) = 0;
+  // Ends every downstream session: they hold pages of the tail, which is about to go. They come back with new offers.
+  virtual void dropDownstreams(const std::string& why) = 0;
   // The log is about to be cut back: ends every downstream session (they hold its pages).
   virtual void beforeCut(const LogPosition& from, const LogPosition& to) = 0;
   // It has been, or could not be.

@@ -164,6 +164,8 @@ void UpstreamSession::take(const Answer& answer) {
   if (store.empty() && answer.start != offered_) {
     const bool possible = answer.start.offset == 0 && answer.start.page >= offered_.page;
     if (!possible) return end(makeError("WALSHIP_ERR_LINK_PROTOCOL", "a start that an empty log cannot take"));
+    // They may have been told another start, while this log was empty.
+    host_.dropDownstreams("the log here begins at LSN " + std::to_string(answer.start.lsn));
     if (auto started = store.startAt(answer.start); !started) return end(started.error());
   } else if (answer.start != offered_) {
     return end(makeError("WALSHIP_ERR_LINK_PROTOCOL", "a start that was not offered"));

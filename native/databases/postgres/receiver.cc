@@ -138,6 +138,7 @@ Result<uint64_t> Receiver::prepare() {
       return makeError("WALSHIP_ERR_IS_PRIMARY", "the log must begin at " + formatLsn(start) +
                                                      " before this node becomes the primary");
     }
+    engine_.pump().dropDownstreams("the log here begins at LSN " + std::to_string(start));
     if (auto begun = store.startAt({start, 0, 0, at.page, 0}); !begun) return begun.error();
     return start;
   });
@@ -160,15 +161,15 @@ Result<std::string> Receiver::history(Server& server, uint32_t timeline) {
 
 Result<Receiver::Start> Receiver::whereToStart(Server& server) {
   const uint64_t tail = engine_.pump().appender().endLsn();
-  auto ours = timelineBefore(engine_, tail);
-  if (!ours) return ours.error();
+  auto known = timelinesOf(engine_, tail);
+  if (!known) return known.error();
   std::vector<TimelineEnd> ends;
   if (server.timeline > 1) {
     auto text = history(server, server.timeline);
     if (!text) return text.error();
     ends = parseHistory(text.value()).take();
   }
-  const uint32_t timeline = ours.value().value_or(0);
+  const uint32_t timeline = known.value().newest();
   if (timeline > server.timeline) {
     return makeError("WALSHIP_ERR_POSTGRES_TIMELINE",
                      "the server is on timeline " + std::to_string(server.timeline) + ", the log already on " +
@@ -179,11 +180,8 @@ Result<Receiver::Start> Receiver::whereToStart(Server& server) {
   for (const TimelineEnd& end : ends) {
     if (tail < end.switchLsn) return Start{tail, end.timeline};
     if (end.timeline != timeline || tail == end.switchLsn) continue;
-    const EpochHistory& epochs = engine_.store().record().history;
-    const bool switchedHere = std::any_of(epochs.begin(), epochs.end(),
-                                          [&](const EpochStart& start) { return start.firstLsn == end.switchLsn; });
-    // Within the page of the switch, whose header is still of the old timeline.
-    if (switchedHere && tail / kWalPageBytes == end.switchLsn / kWalPageBytes) continue;
+    // So little of the new timeline that its first record is not whole.
+    if (known.value().undecidedLsn == end.switchLsn) continue;
     return makeError("WALSHIP_ERR_POSTGRES_DIVERGED",
                      "the log holds WAL of timeline " + std::to_string(timeline) + " up to " + formatLsn(tail) +
                          ", but the server left that timeline at " + formatLsn(end.switchLsn) +

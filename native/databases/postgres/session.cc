@@ -252,7 +252,12 @@ Session::Outcome Session::serve() {
         BigReader reader(message.value().body);
         std::string text;
         if (!reader.takeString(text) || !reader.done()) return fatal("08P01", "invalid message format");
-        if (auto done = run(text); !done) return done;
+        if (auto done = run(text); !done) {
+          const Error& why = done.error();
+          if (why.is("WALSHIP_ERR_LINK_CLOSED") || why.is("WALSHIP_ERR_CLOSED") || why.is("WALSHIP_ERR_TIMEOUT")) return done;
+          // The log's own trouble, which is not the client's fault and may pass.
+          refuse("XX000", why.message);
+        }
         putReady(out_);
         if (auto sent = flush(); !sent) return sent;
         break;
@@ -298,12 +303,11 @@ Session::Outcome Session::run(const IdentifySystem&) {
   auto known = identity();
   if (!known) return known.error();
   const uint64_t end = sendable();
-  auto timeline = timelineBefore(engine_, end);
-  if (!timeline) return timeline.error();
+  auto timelines = timelinesOf(engine_, end);
+  if (!timelines) return timelines.error();
   putRow(out_,
          {{"systemid", kTextType, -1}, {"timeline", kInt8Type, 8}, {"xlogpos", kTextType, -1}, {"dbname", kTextType, -1}},
-         {std::to_string(known.value().systemId), std::to_string(timeline.value().value_or(known.value().timeline)),
-          formatLsn(end), std::nullopt});
+         {std::to_string(known.value().systemId), std::to_string(timelines.value().newest()), formatLsn(end), std::nullopt});
   putComplete(out_, "IDENTIFY_SYSTEM");
   return {};
 }
@@ -329,10 +333,12 @@ Session::Outcome Session::run(const Show& command) {
 }
 
 Session::Outcome Session::run(const TimelineHistory& command) {
-  auto text = loadHistory(engine_.settings().log.dir, command.timeline);
-  if (!text || !text.value()) {
-    refuse("58P01", "could not open file \"pg_wal/" + historyFileName(command.timeline) + "\": " +
-                        (text ? "No such file or directory" : text.error().message));
+  auto timelines = timelinesOf(engine_, sendable());
+  if (!timelines) return timelines.error();
+  auto text = historyText(engine_, timelines.value(), command.timeline);
+  if (!text) return text.error();
+  if (!text.value()) {
+    refuse("58P01", "could not open file \"pg_wal/" + historyFileName(command.timeline) + "\": No such file or directory");
     return {};
   }
   putRow(out_, {{"filename", kTextType, -1}, {"content", kTextType, -1}},
@@ -376,11 +382,15 @@ Session::Outcome Session::run(const ReadSlot& command) {
   std::optional<std::string> restart;
   std::optional<std::string> timeline;
   if (lsn) {
-    auto known = timelineBefore(engine_, std::max(*lsn, engine_.log().firstLsn() + 1));
-    if (!known) return known.error();
+    auto timelines = timelinesOf(engine_, sendable());
+    if (!timelines) return timelines.error();
+    uint32_t at = timelines.value().newest();
+    for (const TimelineStart& start : timelines.value().starts) {
+      if (start.lsn <= *lsn) at = start.timeline;
+    }
     type = "physical";
     restart = formatLsn(*lsn);
-    timeline = std::to_string(known.value().value_or(identity_->timeline));
+    timeline = std::to_string(at);
   }
   putRow(out_, {{"slot_type", kTextType, -1}, {"restart_lsn", kTextType, -1}, {"restart_tli", kInt8Type, 8}},
          {type, restart, timeline});
@@ -411,16 +421,27 @@ Session::Outcome Session::run(const StartReplication& command) {
                         " is ahead of the WAL flush position of this server " + formatLsn(end));
     return {};
   }
-  auto current = timelineBefore(engine_, end);
-  if (!current) return current.error();
-  const uint32_t newest = current.value().value_or(known.value().timeline);
-  const uint32_t timeline = command.timeline == 0 ? newest : command.timeline;
-  if (timeline != newest) {
-    refuse("XX000", "requested timeline " + std::to_string(timeline) + " is not in this server's history");
+  auto timelines = timelinesOf(engine_, end);
+  if (!timelines) return timelines.error();
+  const std::vector<TimelineStart>& starts = timelines.value().starts;
+  timeline_ = command.timeline == 0 ? timelines.value().newest() : command.timeline;
+  epochMax_ = timelines.value().decidedEpoch;
+  following_.reset();
+  const auto found = std::find_if(starts.begin(), starts.end(), [&](const auto& each) { return each.timeline == timeline_; });
+  if (found == starts.end()) {
+    refuse("XX000", "requested timeline " + std::to_string(timeline_) + " is not in this server's history");
+    return {};
+  }
+  if (std::next(found) != starts.end()) following_ = *std::next(found);
+  if (following_ && command.lsn > following_->lsn) {
+    refuse("XX000", "requested starting point " + formatLsn(command.lsn) + " on timeline " + std::to_string(timeline_) +
+                        " is not in this server's history",
+           "This server's history forked from timeline " + std::to_string(timeline_) + " at " + formatLsn(following_->lsn) +
+               ".");
     return {};
   }
   if (command.lsn < engine_.log().firstLsn()) {
-    refuse("58P01", "requested WAL segment " + walFileName(timeline, command.lsn, known.value().segmentBytes) +
+    refuse("58P01", "requested WAL segment " + walFileName(timeline_, command.lsn, known.value().segmentBytes) +
                         " has already been removed");
     return {};
   }
@@ -429,15 +450,20 @@ Session::Outcome Session::run(const StartReplication& command) {
     const std::lock_guard lock(statusMutex_);
     status_.streaming = true;
     status_.slot = slot_;
-    status_.timeline = timeline;
+    status_.timeline = timeline_;
     status_.sent = command.lsn;
   }
-  const Outcome streamed = stream(command.lsn);
+  const bool atEnd = following_ && command.lsn == following_->lsn;
+  const Outcome streamed = atEnd ? Outcome() : stream(command.lsn);
   {
     const std::lock_guard lock(statusMutex_);
     status_.streaming = false;
   }
   if (!streamed) return streamed;
+  if (following_ && (atEnd || next_ == following_->lsn)) {
+    putRow(out_, {{"next_tli", kInt8Type, 8}, {"next_tli_startpos", kTextType, -1}},
+           {std::to_string(following_->timeline), formatLsn(following_->lsn)});
+  }
   putComplete(out_, "START_STREAMING");
   putComplete(out_, "START_REPLICATION");
   return {};

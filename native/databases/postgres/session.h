@@ -105,7 +105,10 @@ class Session final {
   uint64_t sendable() const;
   Result<WalIdentity> identity();
   std::optional<uint64_t> slotLsn(const std::string& slot) const;
+  // To the end of the timeline, if it has one, or until the client has had enough.
   Outcome stream(uint64_t start);
+  Outcome endOfTimeline();
+  Result<bool> lookForSwitch();
   Result<bool> sendWal();
   Outcome takeReply(const Message& message);
   void sendKeepAlive(bool replyWanted);
@@ -130,6 +133,9 @@ class Session final {
   std::string slot_;
   uint64_t next_ = 0;          // LSN to be sent
   uint64_t cuts_ = 0;
+  uint32_t timeline_ = 0;      // that is being served
+  uint64_t epochMax_ = 0;      // frames of a newer epoch may begin a timeline
+  std::optional<TimelineStart> following_;  // the timeline after it
   uint64_t heardNs_ = 0;
 
   std::mutex statusMutex_;

@@ -36,10 +36,15 @@ Session::Outcome Session::stream(uint64_t start) {
                    "WAL behind that is not part of the primary's history: rewind the standby if it has replayed it.");
     }
     const uint64_t nowNs = monotonicNs();
+    const uint64_t seen = std::max(sendable(), next_);
     auto sent = sendWal();
-    if (!sent) return sent.error();
+    if (!sent) {
+      const bool linkGone = sent.error().is("WALSHIP_ERR_LINK_CLOSED");
+      return linkGone ? sent.error() : fatal(sent.error().is("WALSHIP_ERR_LOG_TRIMMED") ? "58P01" : "XX000", sent.error().message);
+    }
     bool busy = sent.value();
     if (busy) saidNs = nowNs;
+    if (following_ && next_ == following_->lsn && out_.empty()) return endOfTimeline();
 
     if (auto filled = fill(false); !filled) return filled;
     for (;;) {
@@ -75,7 +80,7 @@ Session::Outcome Session::stream(uint64_t start) {
     }
     if (elapsedNs(busyNs, nowNs) < spinNs) continue;
     sleeping_.store(true, std::memory_order_seq_cst);
-    const bool more = outSent_ == out_.size() && sendable() > next_;
+    const bool more = outSent_ == out_.size() && sendable() > seen;
     if (!more) {
       if (auto slept = sleep(kIdleMs); !slept) return slept;
     }
@@ -95,25 +100,22 @@ Result<bool> Session::sendWal() {
     out_.clear();
     outSent_ = 0;
   }
-  const uint64_t limit = sendable();
+  const uint64_t limit = following_ ? std::min(sendable(), following_->lsn) : sendable();
   if (next_ >= limit) return false;
-  auto piece = cursor_.read(next_, limit, kWalBytesMax);
+  auto piece = cursor_.read(next_, limit, epochMax_, kWalBytesMax);
   if (!piece) {
     if (piece.error().is("WALSHIP_ERR_ARENA_BUSY")) {
       std::this_thread::sleep_for(kArenaPause);
       return true;
     }
-    if (piece.error().is("WALSHIP_ERR_LOG_TRIMMED")) {
-      static_cast<void>(fatal("58P01", "requested WAL segment " +
-                                           walFileName(status_.timeline, next_, identity_->segmentBytes) +
-                                           " has already been removed"));
-    }
-    return piece.error();
+    if (!piece.error().is("WALSHIP_ERR_LOG_TRIMMED")) return piece.error();
+    const std::string segment = walFileName(status_.timeline, next_, identity_->segmentBytes);
+    return makeError("WALSHIP_ERR_LOG_TRIMMED", "requested WAL segment " + segment + " has already been removed");
   }
   const size_t bytes = piece.value().bytes;
   if (bytes == 0) {
     cursor_.release();
-    return false;
+    return piece.value().newerEpoch ? lookForSwitch() : Result<bool>(false);
   }
   Buffer header;
   putCopyHeader(header, kWalDataHeaderBytes + bytes);
@@ -140,6 +142,33 @@ Result<bool> Session::sendWal() {
   const std::lock_guard lock(statusMutex_);
   status_.sent = next_;
   return true;
+}
+
+// A newer epoch begins here: does a timeline, too? true: it is known now.
+Result<bool> Session::lookForSwitch() {
+  auto timelines = timelinesOf(engine_, sendable());
+  if (!timelines) return timelines.error();
+  const bool decided = timelines.value().decidedEpoch > epochMax_;
+  epochMax_ = timelines.value().decidedEpoch;
+  for (const TimelineStart& start : timelines.value().starts) {
+    if (!following_ && start.lsn >= next_ && start.timeline > timeline_) following_ = start;
+  }
+  return decided;
+}
+
+// Says so, and takes what the client still had to say.
+Session::Outcome Session::endOfTimeline() {
+  putCopyDone(out_);
+  if (auto sent = flush(); !sent) return sent;
+  for (;;) {
+    auto message = readMessage();
+    if (!message) return message.error();
+    if (message.value().type == 'c') return {};
+    if (message.value().type == 'X') return makeError("WALSHIP_ERR_LINK_CLOSED", "the client ended the session");
+    if (message.value().type != 'd') return fatal("08P01", "invalid standby message type");
+    if (auto taken = takeReply(message.value()); !taken) return taken;
+    if (auto sent = flush(); !sent) return sent;
+  }
 }
 
 void Session::sendKeepAlive(bool replyWanted) {

@@ -32,7 +32,25 @@ Result<void> readLog(Engine& engine, uint64_t lsn, MutableBytes into);
 // Whose WAL the log holds: by the first beginning of a segment that it has, on the timeline of that place. none: the log
 // holds none yet. WALSHIP_ERR_POSTGRES_WAL: the log holds something else.
 Result<std::optional<WalIdentity>> identityOf(Engine& engine);
-// Of the page that holds the byte before `lsn`. none: its header is not in the log.
-Result<std::optional<uint32_t>> timelineBefore(Engine& engine, uint64_t lsn);
+struct TimelineStart {
+  uint32_t timeline = 0;
+  uint64_t lsn = 0;
+};
+
+// The timelines of the log's WAL, oldest first; the first one begins where the log does. Walship begins an epoch wherever
+// PostgreSQL begins a timeline, at the same LSN, so that every node finds the place: at the beginning of an epoch there is
+// the record with which PostgreSQL enters a timeline, or there is not.
+struct Timelines {
+  std::vector<TimelineStart> starts;    // empty: the log holds no WAL yet
+  uint64_t decidedEpoch = 0;            // the newest epoch of which it is known whether it begins a timeline
+  std::optional<uint64_t> undecidedLsn; // an epoch begins there, and too little of it is in the log yet
+
+  uint32_t newest() const { return starts.empty() ? 0 : starts.back().timeline; }
+};
+// Looks at the WAL below `end`. Blocks for the pump and the disk. WALSHIP_ERR_POSTGRES_WAL.
+Result<Timelines> timelinesOf(Engine& engine, uint64_t end);
+
+// A timeline's history file: as it was stored here, or as it follows from the log. none: neither is to be had.
+Result<std::optional<std::string>> historyText(Engine& engine, const Timelines& known, uint32_t timeline);
 
 }  // namespace walship::postgres

@@ -9,8 +9,20 @@ namespace {
 
 constexpr uint16_t kLongHeader = 0x0002;
 constexpr uint16_t kKnownFlags = 0x000f;
+constexpr uint8_t kCheckpointShutdown = 0x00;
+constexpr uint8_t kEndOfRecovery = 0x90;
+constexpr uint8_t kShortData = 255;
+constexpr size_t kTimelineRecordBytesMax = 512;
 constexpr uint32_t kSegmentBytesMin = 1u << 20;
 constexpr uint32_t kSegmentBytesMax = 1u << 30;
+
+uint32_t crc32c(uint32_t crc, Bytes bytes) {
+  for (const std::byte each : bytes) {
+    crc ^= std::to_integer<uint32_t>(each);
+    for (int bit = 0; bit < 8; ++bit) crc = (crc >> 1) ^ ((crc & 1) != 0 ? 0x82F63B78u : 0u);
+  }
+  return crc;
+}
 
 Error notWal(uint64_t lsn, const std::string& what) {
   return makeError("WALSHIP_ERR_POSTGRES_WAL", "what stands at " + formatLsn(lsn) + " is no page of PostgreSQL's WAL: " +
@@ -58,7 +70,9 @@ uint32_t WalIdentity::majorVersion() const {
 
 Result<WalPageHeader> parseWalPageHeader(Bytes page, uint64_t lsn) {
   if (page.size() < kWalPageHeaderBytes) return notWal(lsn, "only " + std::to_string(page.size()) + " bytes");
-  const WalPageHeader header{loadAt<uint16_t>(page, 0), loadAt<uint32_t>(page, 4), loadAt<uint64_t>(page, 8)};
+  const bool longHeader = (loadAt<uint16_t>(page, 2) & kLongHeader) != 0;
+  const WalPageHeader header{loadAt<uint16_t>(page, 0), loadAt<uint32_t>(page, 4), loadAt<uint64_t>(page, 8),
+                             longHeader ? kWalLongHeaderBytes : kWalPageHeaderBytes};
   if (header.magic < 0xD101 || header.magic > 0xD1FF || (loadAt<uint16_t>(page, 2) & ~kKnownFlags) != 0) {
     return notWal(lsn, "the page's magic number or flags are unknown");
   }
@@ -86,6 +100,30 @@ Result<WalIdentity> parseSegmentStart(Bytes page, uint64_t lsn) {
     return notWal(lsn, "a page size of " + std::to_string(loadAt<uint32_t>(page, 36)) + " bytes, where only 8192 is known");
   }
   return identity;
+}
+
+// A record: length u32, transaction u32, previous record u64, info u8, resource manager u8, 2 zeros, CRC-32C u32 of
+// what follows and then of what stands before it.
+TimelineRecord looksLikeTimelineRecord(Bytes record) {
+  if (record.size() < kRecordHeaderBytes) return {};
+  const auto length = loadAt<uint32_t>(record, 0);
+  const auto info = static_cast<uint8_t>(loadAt<uint8_t>(record, 16) & 0xf0);
+  const bool kind = loadAt<uint8_t>(record, 17) == 0 && (info == kCheckpointShutdown || info == kEndOfRecovery);
+  if (!kind || length < kRecordHeaderBytes + 2 + 16 || length > kTimelineRecordBytesMax) return {};
+  return {length};
+}
+
+std::optional<uint32_t> timelineInRecord(Bytes record) {
+  const size_t length = looksLikeTimelineRecord(record).bytes;
+  if (length == 0 || record.size() < length) return std::nullopt;
+  const uint32_t crc =
+      crc32c(crc32c(0xffffffff, record.subspan(kRecordHeaderBytes, length - kRecordHeaderBytes)), record.first(20)) ^ 0xffffffff;
+  if (crc != loadAt<uint32_t>(record, 20) || loadAt<uint8_t>(record, kRecordHeaderBytes) != kShortData) return std::nullopt;
+  // Both kinds have a u64 first, then the timeline and the one before.
+  const auto timeline = loadAt<uint32_t>(record, kRecordHeaderBytes + 2 + 8);
+  const auto previous = loadAt<uint32_t>(record, kRecordHeaderBytes + 2 + 12);
+  if (timeline == previous) return std::nullopt;
+  return timeline;
 }
 
 std::string walFileName(uint32_t timeline, uint64_t lsn, uint32_t segmentBytes) {

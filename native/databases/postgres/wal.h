@@ -16,6 +16,7 @@ struct WalPageHeader {
   uint16_t magic = 0;  // differs between major versions
   uint32_t timeline = 0;
   uint64_t lsn = 0;    // of the page
+  uint32_t bytes = 0;  // of the header itself, padding included
 };
 
 struct WalIdentity {
@@ -31,6 +32,16 @@ struct WalIdentity {
 Result<WalPageHeader> parseWalPageHeader(Bytes page, uint64_t lsn);
 // The first page of a segment, at least kWalLongHeaderBytes of it. WALSHIP_ERR_POSTGRES_WAL.
 Result<WalIdentity> parseSegmentStart(Bytes page, uint64_t lsn);
+
+constexpr size_t kRecordHeaderBytes = 24;
+struct TimelineRecord {
+  size_t bytes = 0;  // of the whole record; 0: no record that could begin a timeline
+};
+// From a record's header, or the beginning of one: whether it is of a kind that PostgreSQL enters a timeline with (end of
+// recovery, checkpoint at shutdown).
+TimelineRecord looksLikeTimelineRecord(Bytes record);
+// The timeline that such a record, whole and without page headers, enters. none: it is another record, or none.
+std::optional<uint32_t> timelineInRecord(Bytes record);
 
 // "00000001000000000000002A": the file that PostgreSQL keeps the byte in.
 std::string walFileName(uint32_t timeline, uint64_t lsn, uint32_t segmentBytes);

@@ -2,7 +2,7 @@
 
 namespace walship::postgres {
 
-Result<WalCursor::Piece> WalCursor::read(uint64_t lsn, uint64_t limit, size_t bytesMax) {
+Result<WalCursor::Piece> WalCursor::read(uint64_t lsn, uint64_t limit, uint64_t epochMax, size_t bytesMax) {
   Store& store = engine_.store();
   const uint64_t cuts = engine_.pump().cuts();
   if (lsn != nextLsn_ || cuts != cuts_) page_ = UINT64_MAX;
@@ -26,6 +26,8 @@ Result<WalCursor::Piece> WalCursor::read(uint64_t lsn, uint64_t limit, size_t by
       if (header.lsn >= limit || piece.bytes >= bytesMax) return false;
       const uint64_t end = header.lsn + header.length;
       if (end > lsn) {
+        piece.newerEpoch = header.epoch > epochMax;
+        if (piece.newerEpoch) return false;
         const size_t from = header.lsn < lsn ? lsn - header.lsn : 0;
         const size_t step = std::min<uint64_t>(std::min<uint64_t>(header.length, limit - header.lsn) - from,
                                                bytesMax - piece.bytes);
@@ -39,7 +41,7 @@ Result<WalCursor::Piece> WalCursor::read(uint64_t lsn, uint64_t limit, size_t by
     });
     offset_ = at;
     nextLsn_ = lsn + piece.bytes;
-    if (piece.bytes > 0 || !again) return piece;
+    if (piece.bytes > 0 || piece.newerEpoch || !again) return piece;
     // At the end of a finished page the next byte is in another one.
     pin_.release();
     page_ = UINT64_MAX;

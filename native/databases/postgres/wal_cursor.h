@@ -16,9 +16,10 @@ class WalCursor {
   struct Piece {
     std::vector<iovec> parts;
     size_t bytes = 0;
+    bool newerEpoch = false;  // what comes next is of an epoch beyond `epochMax`
   };
   // Blocks for the disk. WALSHIP_ERR_LOG_TRIMMED, WALSHIP_ERR_ARENA_BUSY (try again), and the log's.
-  Result<Piece> read(uint64_t lsn, uint64_t limit, size_t bytesMax);
+  Result<Piece> read(uint64_t lsn, uint64_t limit, uint64_t epochMax, size_t bytesMax);
   void release() { pin_.release(); }
 
  private:
