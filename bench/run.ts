@@ -6,6 +6,7 @@ import { commitBench } from './commit.js';
 import { failoverBench } from './failover.js';
 import type { Bench, BenchOptions } from './lib/bench.js';
 import { inLab } from './lib/hosts.js';
+import { postgresBench } from './postgres.js';
 import { shipBench } from './ship.js';
 import { sqliteBench } from './sqlite.js';
 
@@ -16,6 +17,7 @@ const benches: readonly Bench[] = [
   appendBench,
   cacheBench,
   sqliteBench,
+  postgresBench,
   failoverBench,
 ];
 

@@ -34,9 +34,9 @@ function idsOf(user: string): [number, number] {
   return [Number(id), Number(group)];
 }
 
-/** A folder that the servers may write to. */
-export async function scratch(): Promise<string> {
-  const dir = await mkdtemp(join(existsSync('/dev/shm') ? '/dev/shm' : '/tmp', 'walship-pg-'));
+/** A folder that the servers may write to, in memory unless a place is given. */
+export async function scratch(place = existsSync('/dev/shm') ? '/dev/shm' : '/tmp'): Promise<string> {
+  const dir = await mkdtemp(join(place, 'walship-pg-'));
   chownSync(dir, uid, gid);
   await chmod(dir, 0o755);
   return dir;

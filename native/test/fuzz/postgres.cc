@@ -1,0 +1,69 @@
+// Whatever a client, a server or a WAL page says, taking it apart ends in a value or an error; what was taken apart and is
+// put together again is the same. The first byte chooses the parser.
+#include "databases/postgres/command.h"
+#include "databases/postgres/protocol.h"
+#include "databases/postgres/stream.h"
+#include "databases/postgres/timelines.h"
+
+using namespace walship;
+using namespace walship::postgres;
+
+namespace {
+
+void sameAgain(const Buffer& again, Bytes bytes) {
+  WALSHIP_ASSERT(again.size() == bytes.size() && std::memcmp(again.data(), bytes.data(), bytes.size()) == 0);
+}
+
+void stream(Bytes bytes) {
+  if (const auto message = parseServerMessage(bytes)) {
+    Buffer again;
+    if (const auto* data = std::get_if<WalData>(&message.value())) {
+      encodeHeader(again, *data);
+      put(again, data->bytes);
+      sameAgain(again, bytes);
+    } else {
+      encode(again, std::get<KeepAlive>(message.value()));
+      WALSHIP_ASSERT(again.size() == bytes.size());
+    }
+  }
+  if (const auto message = parseStandbyMessage(bytes)) {
+    Buffer again;
+    std::visit([&](const auto& each) { encode(again, each); }, message.value());
+    WALSHIP_ASSERT(again.size() == bytes.size());
+  }
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  if (size == 0) return 0;
+  const Bytes bytes(reinterpret_cast<const std::byte*>(data + 1), size - 1);
+  const std::string_view text(reinterpret_cast<const char*>(data + 1), size - 1);
+  switch (data[0] % 6) {
+    case 0: stream(bytes); break;
+    case 1: {
+      const auto command = parseCommand(text);
+      if (const auto* start = command ? std::get_if<StartReplication>(&command.value()) : nullptr) {
+        WALSHIP_ASSERT(parseLsn(formatLsn(start->lsn)) == start->lsn);
+      }
+      break;
+    }
+    case 2:
+      if (const auto startup = parseStartup(bytes)) static_cast<void>(startup.value().physicalReplication());
+      break;
+    case 3:
+      static_cast<void>(startupLength(bytes));
+      static_cast<void>(parseMessageHeader(bytes));
+      break;
+    case 4:
+      if (const auto ends = parseHistory(text); ends && ends.value().size() > 1) {
+        WALSHIP_ASSERT(ends.value()[0].timeline < ends.value()[1].timeline);
+      }
+      break;
+    default:
+      static_cast<void>(parseSegmentStart(bytes, 0x1000000));
+      static_cast<void>(parseWalPageHeader(bytes, 0x1000000));
+      static_cast<void>(timelineInRecord(bytes));
+  }
+  return 0;
+}
