@@ -1,4 +1,11 @@
 export type { CacheOptions } from './cache/settings.js';
+export type {
+  PostgresReceiverStatus,
+  PostgresSenderStatus,
+  PostgresSession,
+} from './databases/postgres/native.js';
+export type { PostgresOptions, PostgresServe, PostgresServer } from './databases/postgres/options.js';
+export { openPostgres, PostgresNode, type PostgresStatus } from './databases/postgres/postgres.js';
 export {
   type CheckedDatabase,
   checkDatabase,

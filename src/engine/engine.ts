@@ -64,7 +64,9 @@ export type EngineEventType =
   | 'sqlite-snapshot'
   | 'sqlite-problem'
   | 'sqlite-capture-failed'
-  | 'sqlite-commit-timeout';
+  | 'sqlite-commit-timeout'
+  | 'postgres-connected'
+  | 'postgres-disconnected';
 
 /** Positions of this node. */
 export interface Positions {
