@@ -1,24 +1,32 @@
 // A cluster that decides itself who is primary, clients that append to it, and what must be true of its logs at the end.
-import { closeSync, mkdirSync, openSync, readFileSync, rmSync } from 'node:fs';
-import { connect, type Socket } from 'node:net';
+import { mkdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
-import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { notApplied } from '../../src/cluster/outcome.js';
 import { Router } from '../../src/cluster/router.js';
 import type { MembershipSettings } from '../../src/failover/membership.js';
-import { type CommitRule, type EngineOptions, exportLog, inspectLog } from '../../src/index.js';
-import { Etcd } from './etcd.js';
-import { MemberProcess, monotonicMs } from './member.js';
+import type { CommitRule, EngineOptions } from '../../src/index.js';
+import { Client } from './appender.js';
+import { type Audited, audit, readLog } from './audit.js';
+import { Disk } from './disk.js';
+import { Etcd, type EtcdOptions } from './etcd.js';
+import { MemberProcess } from './member.js';
 import type { Network } from './network.js';
+
+export { type Acknowledgement, Client } from './appender.js';
 
 export interface FailoverOptions {
   readonly nodes: number;
   readonly network: Network;
   readonly dir: string;
-  /** `etcd`: so many members of it, on the test's own address. */
-  readonly coordinator: 'embedded' | { readonly etcd: number };
+  /**
+   * `etcd`: so many members of it, on the test's own address; or, if the network has places for more than the nodes, in
+   * those behind the nodes' from `at` on.
+   */
+  readonly coordinator: 'embedded' | { readonly etcd: number; readonly at?: number };
   readonly rule: CommitRule;
+  readonly log?: EngineOptions['log'];
+  /** Each node's log is on a disk of its own of this size, that can be filled. Needs root. */
+  readonly diskMebibytes?: number;
   readonly failover?: Partial<MembershipSettings>;
 }
 
@@ -30,11 +38,17 @@ function withVerbs(network: Network, index: number): Pick<EngineOptions, 'verbs'
   return verbs ? { verbs } : {};
 }
 
+function placeOf(network: Network, at: number | undefined): Pick<EtcdOptions, 'host' | 'prefix'> {
+  if (at === undefined) return { host: () => network.ownAddress };
+  return { host: (index) => network.address(at + index), prefix: (index) => network.prefix(at + index) };
+}
+
 export class FailoverCluster {
   readonly members: readonly MemberProcess[];
   readonly etcd: Etcd | undefined;
   readonly network: Network;
   readonly dir: string;
+  readonly disks: ReadonlyMap<string, Disk>;
   readonly #addresses: ReadonlyMap<string, string>;
 
   static async start(options: FailoverOptions): Promise<FailoverCluster> {
@@ -42,11 +56,16 @@ export class FailoverCluster {
     const etcd =
       coordinator === 'embedded'
         ? undefined
-        : await Etcd.start({ members: coordinator.etcd, host: () => network.ownAddress });
+        : await Etcd.start({ members: coordinator.etcd, ...placeOf(network, coordinator.at) });
     const made = new FailoverCluster(options, etcd);
-    await Promise.all(made.members.map((member) => member.start()));
-    await made.well();
-    return made;
+    try {
+      await Promise.all(made.members.map((member) => member.start()));
+      await made.well();
+      return made;
+    } catch (error) {
+      await made.close();
+      throw error;
+    }
   }
 
   private constructor(options: FailoverOptions, etcd: Etcd | undefined) {
@@ -57,6 +76,12 @@ export class FailoverCluster {
     rmSync(dir, { recursive: true, force: true });
     mkdirSync(dir, { recursive: true });
     const names = Array.from({ length: nodes }, (_, index) => 'abcdefgh'[index] as string);
+    const { diskMebibytes } = options;
+    this.disks = new Map(
+      diskMebibytes === undefined
+        ? []
+        : names.map((name) => [name, new Disk(join(dir, name), diskMebibytes)]),
+    );
     // On one address every node has ports of its own.
     const at = (port: number, index: number) => `${network.address(index)}:${port + index}`;
     this.#addresses = new Map(names.map((name, index) => [name, at(ports.clients, index)]));
@@ -74,12 +99,12 @@ export class FailoverCluster {
         name,
         {
           options: {
-            dir: join(dir, name),
+            dir: this.disks.get(name)?.log ?? join(dir, name),
             nodeId: name,
             cluster,
             listen: at(ports.log, index),
             commitRule: rule,
-            log: { segmentBytes: 8 << 20, spareSegments: 1 },
+            log: { segmentBytes: 8 << 20, spareSegments: 1, ...options.log },
             ...network.options,
             ...withVerbs(network, index),
           },
@@ -103,8 +128,8 @@ export class FailoverCluster {
     return new Router({ nodes: this.urls, discover: false });
   }
 
-  client(id: string, pauseMs = 0): Client {
-    return new Client(id, this.router(), this.#addresses, pauseMs);
+  client(id: string, pauseMs = 0, paddingBytes = 0): Client {
+    return new Client(id, this.router(), this.#addresses, pauseMs, paddingBytes);
   }
 
   /** The member that reigns, of the newest epoch. */
@@ -184,216 +209,28 @@ export class FailoverCluster {
     await this.etcd?.close();
   }
 
+  /** After close() and audit(). */
+  remove(): void {
+    for (const disk of this.disks.values()) disk.remove();
+    rmSync(this.dir, { recursive: true, force: true });
+  }
+
   /**
-   * Compares the logs, after close(), with what the clients were told: everything acknowledged is there, on every node,
-   * once and in its client's order; what was refused is not; and all nodes hold the same.
+   * Compares the logs, after close(), with what the clients were told: see {@link audit}.
+   *
+   * @param how.lossAccepted somebody has said that acknowledged records may be lost
    */
-  async audit(clients: readonly Client[]): Promise<{ acknowledged: number; unknown: number }> {
-    let first: string | undefined;
-    for (const member of this.members) {
-      const text = await payloadOf(join(this.dir, member.name));
-      if (first === undefined) first = text;
-      else if (text !== first)
-        throw new Error(`the logs of ${this.members[0]?.name} and ${member.name} differ`);
-    }
-    const found = new Map<string, number[]>(clients.map(({ id }) => [id, []]));
-    for (const line of (first ?? '').split('\n')) {
-      if (line === '') continue;
-      const [id, number] = line.split(' ') as [string, string];
-      const list = found.get(id);
-      if (!list) throw new Error(`a record of nobody: ${line}`);
-      list.push(Number(number));
-    }
-    let acknowledged = 0;
-    let unknown = 0;
-    for (const client of clients) {
-      const list = found.get(client.id) as number[];
-      for (let i = 1; i < list.length; i++) {
-        if ((list[i] as number) <= (list[i - 1] as number))
-          throw new Error(`client ${client.id}: record ${list[i]} comes after record ${list[i - 1]}`);
-      }
-      const there = new Set(list);
-      for (const { number, node } of client.acknowledged) {
-        if (!there.has(number))
-          throw new Error(
-            `client ${client.id}: record ${number}, acknowledged by ${node}, is lost\n${this.story(80)}`,
-          );
-      }
-      for (const number of client.refused) {
-        if (there.has(number))
-          throw new Error(`client ${client.id}: record ${number} was refused and is there`);
-      }
-      acknowledged += client.acknowledged.length;
-      unknown += client.unknown.length;
-    }
-    return { acknowledged, unknown };
-  }
-}
-
-async function payloadOf(dir: string): Promise<string> {
-  const { firstLsn, tail } = await inspectLog(dir);
-  const file = `${dir}.payload`;
-  const fd = openSync(file, 'w');
-  try {
-    await exportLog(dir, { from: firstLsn, to: tail.lsn }, fd);
-  } finally {
-    closeSync(fd);
-  }
-  return readFileSync(file, 'utf8');
-}
-
-export interface Acknowledgement {
-  readonly number: number;
-  readonly node: string;
-  readonly sentAt: number;
-  readonly at: number;
-}
-
-/** Appends numbered records, one after the other, to whoever is primary. */
-export class Client {
-  readonly id: string;
-  readonly acknowledged: Acknowledgement[] = [];
-  /** May be there, or not. */
-  readonly unknown: number[] = [];
-  /** Is not there. */
-  readonly refused: number[] = [];
-  readonly #router: Router;
-  readonly #addresses: ReadonlyMap<string, string>;
-  readonly #pauseMs: number;
-  readonly #connections = new Map<string, Connection>();
-  #number = 0;
-  #stopped = false;
-  #ended: Promise<void> = Promise.resolve();
-
-  constructor(id: string, router: Router, addresses: ReadonlyMap<string, string>, pauseMs: number) {
-    this.id = id;
-    this.#router = router;
-    this.#addresses = addresses;
-    this.#pauseMs = pauseMs;
-  }
-
-  start(): void {
-    this.#ended = this.#run();
-  }
-
-  async stop(): Promise<void> {
-    this.#stopped = true;
-    await this.#ended;
-    this.#router.close();
-    for (const connection of this.#connections.values()) connection.close();
-  }
-
-  /** The first record that was sent after `since` and acknowledged by another node than `not`. */
-  async acknowledgedSince(since: number, not: string | undefined, boundMs: number): Promise<Acknowledgement> {
-    const until = performance.now() + boundMs;
-    let from = 0;
-    while (performance.now() < until) {
-      for (; from < this.acknowledged.length; from++) {
-        const each = this.acknowledged[from] as Acknowledgement;
-        if (each.at >= since && each.node !== not) return each;
-      }
-      await sleep(1);
-    }
-    throw new Error(`nothing was acknowledged to client ${this.id} within ${boundMs} ms`);
-  }
-
-  async #run(): Promise<void> {
-    while (!this.#stopped) {
-      const number = this.#number++;
-      const sentAt = monotonicMs();
-      let sent = false;
-      try {
-        const node = await this.#router.withPrimary(
-          async (primary, signal) => {
-            const answer = await this.#connection(primary.node).append(`${this.id} ${number}`, signal, () => {
-              sent = true;
-            });
-            if (answer.startsWith('ok ')) return primary.node;
-            if (!answer.startsWith('no ')) throw new Error(answer);
-            sent = false;
-            throw notApplied(new Error(answer));
-          },
-          { timeoutMs: 3000, retryMs: 5 },
-        );
-        this.acknowledged.push({ number, node, sentAt, at: monotonicMs() });
-      } catch {
-        (sent ? this.unknown : this.refused).push(number);
-      }
-      if (this.#pauseMs > 0) await sleep(this.#pauseMs);
-    }
-  }
-
-  #connection(node: string): Connection {
-    let connection = this.#connections.get(node);
-    if (!connection?.usable) {
-      connection = new Connection(this.#addresses.get(node) as string);
-      this.#connections.set(node, connection);
-    }
-    return connection;
-  }
-}
-
-class Connection {
-  readonly #socket: Socket;
-  readonly #waiting = new Map<number, { resolve(answer: string): void; reject(error: Error): void }>();
-  readonly #connected: Promise<void>;
-  #next = 1;
-  usable = true;
-
-  constructor(address: string) {
-    const [host, port] = address.split(/:(?=\d+$)/) as [string, string];
-    this.#socket = connect({ host, port: Number(port) });
-    this.#socket.setNoDelay(true);
-    this.#connected = new Promise((resolve, reject) => {
-      this.#socket.once('connect', resolve);
-      this.#socket.once('error', reject);
-    });
-    this.#connected.catch(() => {});
-    const end = (error?: Error) => {
-      this.usable = false;
-      for (const { reject } of this.#waiting.values())
-        reject(error ?? new Error('the connection was closed'));
-      this.#waiting.clear();
-    };
-    this.#socket.on('error', end);
-    this.#socket.on('close', () => end());
-    createInterface({ input: this.#socket })
-      .on('line', (line) => {
-        const [number] = line.split(' ', 1) as [string];
-        this.#waiting.get(Number(number))?.resolve(line.slice(number.length + 1));
-        this.#waiting.delete(Number(number));
-      })
-      .on('error', () => {});
-  }
-
-  async append(record: string, signal: AbortSignal, onSent: () => void): Promise<string> {
-    const number = this.#next++;
-    let abort = () => {};
-    const aborted = new Promise<never>((_, reject) => {
-      abort = () => {
-        this.close();
-        reject(signal.reason);
-      };
-    });
-    signal.addEventListener('abort', abort);
+  async audit(clients: readonly Client[], how: { lossAccepted?: boolean } = {}): Promise<Audited> {
+    const logs = await Promise.all(
+      this.members.map(({ name, settings }) => readLog(name, settings.options.dir)),
+    );
+    const reigns = this.members.flatMap(({ name, reigns }) =>
+      reigns.map(({ epoch }) => ({ node: name, epoch })),
+    );
     try {
-      return await Promise.race([this.#send(number, record, onSent), aborted]);
-    } finally {
-      signal.removeEventListener('abort', abort);
+      return audit(logs, clients, reigns, how.lossAccepted === true);
+    } catch (error) {
+      throw new Error(`${(error as Error).message}\n${this.story(80)}`, { cause: error });
     }
-  }
-
-  async #send(number: number, record: string, onSent: () => void): Promise<string> {
-    await this.#connected;
-    onSent();
-    return new Promise((resolve, reject) => {
-      this.#waiting.set(number, { resolve, reject });
-      this.#socket.write(`${number} ${record}\n`);
-    });
-  }
-
-  close(): void {
-    this.usable = false;
-    this.#socket.destroy();
   }
 }

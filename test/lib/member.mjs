@@ -55,7 +55,7 @@ function listen(address) {
 }
 
 /**
- * `ok LSN`; `no CODE`: nothing was appended; `unknown CODE`: it may have been.
+ * `ok LSN TIME`; `no CODE`: nothing was appended; `unknown CODE`: it may have been.
  *
  * @param {Buffer} record
  */
@@ -69,7 +69,7 @@ async function append(record) {
   }
   try {
     await engine.committed(lsn);
-    return `ok ${lsn}`;
+    return `ok ${lsn} ${now()}`;
   } catch (error) {
     return `unknown ${/** @type {{ code?: string }} */ (error).code}`;
   }
@@ -89,6 +89,7 @@ const calls = {
   failover: (to, acceptDataLoss) => membership.agent.failover(to, acceptDataLoss),
   setPaused: (paused) => membership.agent.setPaused(paused),
   rejoin: () => membership.agent.rejoin(),
+  forget: (node) => membership.agent.forget(node),
   /** The event loop stands still: the data plane alone goes on. */
   hang: (ms) => {
     Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms);
