@@ -125,11 +125,7 @@ export class Turmoil {
     const kinds: (() => Promise<void>)[] = [];
     const free = victim.alive && !this.#struck.has(victim.name);
     if (free) {
-      kinds.push(
-        () => this.#kill(victim),
-        () => this.#kill(victim),
-        () => this.#kill(victim),
-      );
+      kinds.push(...Array.from({ length: 5 }, () => () => this.#kill(victim)));
       kinds.push(() => this.#stop(victim));
       kinds.push(() => this.#hang(victim));
       if (network.wires)
