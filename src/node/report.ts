@@ -24,6 +24,7 @@ const levels: Partial<Record<string, LogEntry['level']>> = {
   'rule-failing': 'warn',
   'lease-expired': 'warn',
   'log-cut': 'warn',
+  'postgres-disconnected': 'warn',
   demoted: 'warn',
   'storage-problem': 'error',
   failed: 'error',
@@ -72,6 +73,10 @@ function sentence({ type, node, message, lsn }: EngineEvent): string | undefined
     case 'sqlite-capture-failed':
     case 'sqlite-commit-timeout':
       return message;
+    case 'postgres-connected':
+      return `receives from the PostgreSQL server, from LSN ${formatLsn(lsn)} on`;
+    case 'postgres-disconnected':
+      return `lost the PostgreSQL server: ${message}`;
     case 'rule-met':
       return 'the commit rule is met again';
     case 'demoted':
