@@ -68,7 +68,8 @@ export class ClusterEndpoints {
     for (const wake of [...this.#waiting]) wake();
   };
   readonly #onEngine = ({ type, code, message }: EngineEvent) => {
-    if (type === 'upstream-unreachable') this.#upstreamProblem = { code, message };
+    if (type === 'upstream-unreachable' || type === 'upstream-down')
+      this.#upstreamProblem = { code, message };
     if (type === 'upstream-up' || type === 'promoted') this.#upstreamProblem = undefined;
     this.#wake();
   };

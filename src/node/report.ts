@@ -108,6 +108,12 @@ export function jsonLine({ time, level, event, message, code, facts }: LogEntry)
 }
 
 const quietMs = 30_000;
+/** Also a link that an upstream refuses each time is told as lost. */
+const repeated: ReadonlySet<string> = new Set([
+  'upstream-unreachable',
+  'upstream-down',
+  'connection-refused',
+]);
 
 /**
  * Lets through each of a kind of entries that retries repeat only when it differs from the last one, or once in a while.
@@ -116,7 +122,7 @@ export class Repetitions {
   readonly #last = new Map<string, { message: string; at: number }>();
 
   isNews({ event, message, time }: LogEntry): boolean {
-    if (event !== 'upstream-unreachable' && event !== 'connection-refused') {
+    if (!repeated.has(event)) {
       // What happened meanwhile makes the same refusal news again.
       this.#last.clear();
       return true;

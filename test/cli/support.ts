@@ -56,7 +56,7 @@ export function walshipUntil(args: readonly string[], match: RegExp): Promise<st
 }
 
 /** Small segments, so that a few MiB fill several files. */
-export function writeConfig(dir: string, name: string, settings = ''): string {
+export function writeConfig(dir: string, name: string, settings = '', tables = ''): string {
   const file = join(dir, `${name}.toml`);
   writeFileSync(
     file,
@@ -74,6 +74,7 @@ segment_bytes = "1MiB"
 [arena]
 bytes = "4MiB"
 huge_pages = false
+${tables}
 `,
     { mode: 0o600 },
   );
@@ -105,8 +106,9 @@ export class NodeCommand {
     name: string,
     settings = '',
     args: readonly string[] = [],
+    tables = '',
   ): Promise<NodeCommand> {
-    const node = new NodeCommand(dir, name, writeConfig(dir, name, settings), args);
+    const node = new NodeCommand(dir, name, writeConfig(dir, name, settings, tables), args);
     await node.said('role');
     return node;
   }
@@ -116,6 +118,8 @@ export class NodeCommand {
     this.dir = join(dir, name);
     this.#child = spawn(process.execPath, [main, 'node', '-c', config, '--log-format', 'json', ...args]);
     this.ended = new Promise((resolve) => this.#child.on('close', resolve));
+    // A node that ends has not taken everything.
+    this.#child.stdin?.on('error', () => {});
     this.#child.stdout?.on('data', (part: Buffer) => this.#take(part.toString()));
     this.#child.stderr?.on('data', (part: Buffer) => {
       this.errors += part;
@@ -148,6 +152,16 @@ export class NodeCommand {
     await until(`${this.name} says ${event}`, () => {
       found = this.lines.filter((line) => line.event === event)[count - 1];
       if (!found && this.#child.exitCode !== null) throw new Error(`node ${this.name} ended: ${this.errors}`);
+      return found !== undefined;
+    });
+    return found as Line;
+  }
+
+  /** The first line of this event whose message matches. */
+  async saidThat(event: string, matches: RegExp): Promise<Line> {
+    let found: Line | undefined;
+    await until(`${this.name} says ${event}: ${matches}`, () => {
+      found = this.lines.find((line) => line.event === event && matches.test(line.message));
       return found !== undefined;
     });
     return found as Line;

@@ -12,7 +12,14 @@ test('help and version', async () => {
     walship(['log', 'export', '--help']),
   ]);
   expect(help.code).toBe(0);
-  for (const command of ['node', 'status', 'promote', 'follow', 'log', 'sqlite', 'capabilities', 'config']) {
+  for (const name of ['switchover', 'failover', 'pause', 'resume', 'rejoin', 'forget']) {
+    expect((await walship([name, '--help'])).stdout).toMatch(
+      new RegExp(`Examples?:\\n {2}\\$ walship ${name} `),
+    );
+  }
+  const commands =
+    'node status promote follow switchover failover pause resume rejoin forget log sqlite capabilities config';
+  for (const command of commands.split(' ')) {
     expect(help.stdout).toMatch(new RegExp(`^ {2}${command} `, 'm'));
   }
   for (const code of [0, 1, 2, 3, 4]) expect(help.stdout).toMatch(new RegExp(`^ {2}${code} {2}\\w`, 'm'));
@@ -59,6 +66,9 @@ const wrong: [string[], number, RegExp][] = [
   ],
   [['promote', '--epoch', '0', '--dir', 'x'], 2, /must be a whole number of 1 or more/],
   [['follow', '--dir', 'x'], 2, /follow whom\? Give either the HOST:PORT of the upstream, or --none/],
+  [['forget', '--dir', 'x'], 2, /missing required argument 'node'/],
+  [['failover', '--accept', '--dir', 'x'], 2, /unknown option '--accept'/],
+  [['switchover', '--dir', '/nowhere'], 3, /no node answers at \/nowhere\/walship\.sock/],
   [['log', 'export', 'x', '--from', '0/x'], 2, /'0\/x' is not an LSN; write 0\/16B3740 or a decimal number/],
   [['log', 'verify'], 2, /missing required argument 'dir'/],
   [['node', '--log-format', 'xml'], 2, /Allowed choices are text, json/],
@@ -106,6 +116,22 @@ test('the example is right as it is, and config check says so', async () => {
     code: 0,
     stdout: `walship.toml is right: node a of cluster example, primary, log in ${join(dir, 'data/a')}\n`,
   });
+});
+
+test('config check names the coordinator of a cluster with failover', async () => {
+  const dir = scratch();
+  const config = (name: string, tables: string) => {
+    const base =
+      'node_id = "a"\ndir = "a"\nlisten = "h:1"\n[cluster]\nid = "c"\nsecret = "0123456789abcdef"\n';
+    writeFileSync(join(dir, name), `${base}[failover]\nlisten = "h:2"\n[coordinator]\n${tables}`, {
+      mode: 0o600,
+    });
+    return walship(['config', 'check', name], dir);
+  };
+  const etcd = await config('etcd.toml', 'kind = "etcd"\nendpoints = ["http://h:2379"]');
+  expect(etcd.stdout).toMatch(/: node a of cluster c, failover by etcd at http:\/\/h:2379, log in /);
+  const embedded = await config('embedded.toml', 'kind = "embedded"\npath = "co"');
+  expect(embedded.stdout).toMatch(`failover by ${join(dir, 'co')}, log in `);
 });
 
 test('capabilities says what there is and what to do', async () => {

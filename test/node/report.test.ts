@@ -43,6 +43,9 @@ test('what a retry repeats is told once, until something else happens or time ha
   expect(repetitions.isNews({ ...entry, event: 'upstream-up' })).toBe(true);
   expect(repetitions.isNews(entry)).toBe(true);
   expect(repetitions.isNews({ ...entry, time: new Date(1_040_000) })).toBe(true);
+  // An upstream that refuses this node accepts the connection each time, and ends it.
+  const lost = { ...entry, event: 'upstream-down', message: 'lost upstream a: refused' };
+  expect([repetitions.isNews(lost), repetitions.isNews(lost)]).toEqual([true, false]);
 });
 
 test.each([
