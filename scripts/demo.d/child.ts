@@ -2,17 +2,16 @@
 import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
 import { fileURLToPath } from 'node:url';
-import type { CommitRule, EngineEvent, EngineStatus } from 'walship';
-import type { Sight } from './bank.js';
-import type { NodeOptions, Report, Request } from './protocol.js';
+import type { AgentEvent, EngineEvent } from 'walship';
+import type { Answers, NodeOptions, Outcome, Place, Question, Report, Transaction } from './protocol.js';
 
 export interface Listener {
-  done(done: Extract<Report, { is: 'done' }>['done']): void;
+  done(done: readonly Outcome[]): void;
+  place(place: Place): void;
   event(event: EngineEvent): void;
+  decision(event: AgentEvent): void;
   failed(error: Error): void;
 }
-
-type Answer = Extract<Report, { is: 'started' | 'ruled' | 'status' | 'seen' }>;
 
 const patienceMs = 30_000;
 
@@ -20,7 +19,8 @@ export class Child {
   readonly #name: string;
   readonly #process: ChildProcess;
   readonly #listener: Listener;
-  readonly #waiting: ((answer: Answer | undefined) => void)[] = [];
+  readonly #waiting = new Map<number, (answer: unknown) => void>();
+  #asked = 0;
   #started = false;
   #ending = false;
 
@@ -40,36 +40,46 @@ export class Child {
     return this.#process.pid;
   }
 
-  async start(options: NodeOptions): Promise<Extract<Report, { is: 'started' }>> {
-    const started = (await this.#ask({ do: 'start', options })) as Extract<Report, { is: 'started' }>;
+  /** Started, and not killed or closed. */
+  get up(): boolean {
+    return this.#started && !this.#ending;
+  }
+
+  async start(options: NodeOptions): Promise<Answers['start']> {
+    const started = await this.#ask<'start'>({ do: 'start', options });
+    if (!started) throw new Error(`${this.#name} was killed before it had started`);
     this.#started = true;
     return started;
   }
 
-  async rule(rule: CommitRule): Promise<void> {
-    await this.#ask({ do: 'rule', rule });
+  /** Undefined: it was killed before it answered. */
+  status(): Promise<Answers['status'] | undefined> {
+    return this.#ask<'status'>({ do: 'status' });
   }
 
-  async status(): Promise<EngineStatus> {
-    return ((await this.#ask({ do: 'status' })) as Extract<Report, { is: 'status' }>).status;
+  /** What a query of the node's database finds now; undefined while there is nothing to query. */
+  async query(): Promise<Answers['query']> {
+    return this.up ? this.#ask<'query'>({ do: 'query' }) : undefined;
   }
 
-  /** What a query of the node's database finds now; undefined while there is no such node. */
-  async query(): Promise<Sight | undefined> {
-    if (!this.#started || this.#ending) return undefined;
-    return ((await this.#ask({ do: 'query' })) as Extract<Report, { is: 'seen' }> | undefined)?.sight;
+  switchover(to: string): Promise<string | undefined> {
+    return this.#ask<'switchover'>({ do: 'switchover', to });
+  }
+
+  async pause(): Promise<void> {
+    await this.#ask<'pause'>({ do: 'pause' });
+  }
+
+  execute(transactions: readonly Transaction[]): void {
+    this.#tell({ do: 'transactions', transactions });
   }
 
   async close(): Promise<void> {
     this.#ending = true;
     const exit = once(this.#process, 'exit');
-    this.tell({ do: 'close' });
+    this.#tell({ do: 'close' });
     const [code, signal] = await exit;
     if (code !== 0) throw new Error(`${this.#name} did not close well (${signal ?? `exit code ${code}`})`);
-  }
-
-  tell(request: Request): void {
-    this.#process.send(request, () => {}); // its end is reported by its exit
   }
 
   /** Without a word, as the kernel would when memory runs out. */
@@ -82,28 +92,37 @@ export class Child {
   kill(): void {
     this.#ending = true;
     this.#process.kill('SIGKILL');
-    for (const give of this.#waiting.splice(0)) give(undefined);
+    for (const give of this.#waiting.values()) give(undefined);
+    this.#waiting.clear();
   }
 
-  /** Undefined: it was killed before it answered. */
-  #ask(request: Request): Promise<Answer | undefined> {
+  #tell(request: object): void {
+    this.#process.send(request, () => {}); // its end is reported by its exit
+  }
+
+  #ask<What extends keyof Answers>(question: Question & { do: What }): Promise<Answers[What] | undefined> {
     return new Promise((resolve, reject) => {
       const late = () =>
-        reject(new Error(`${this.#name} did not answer '${request.do}' within ${patienceMs / 1000} s`));
+        reject(new Error(`${this.#name} did not answer '${question.do}' within ${patienceMs / 1000} s`));
       const timer = setTimeout(late, patienceMs);
-      this.#waiting.push((answer) => {
+      const ask = this.#asked++;
+      this.#waiting.set(ask, (answer) => {
         clearTimeout(timer);
-        resolve(answer);
+        resolve(answer as Answers[What] | undefined);
       });
-      this.tell(request);
+      this.#tell({ ask, question });
     });
   }
 
   #take(report: Report): void {
     if (this.#ending) return;
-    if (report.is === 'done') this.#listener.done(report.done);
+    if (report.is === 'answer') {
+      this.#waiting.get(report.ask)?.(report.answer);
+      this.#waiting.delete(report.ask);
+    } else if (report.is === 'done') this.#listener.done(report.done);
+    else if (report.is === 'place') this.#listener.place(report.place);
     else if (report.is === 'event') this.#listener.event(report.event);
-    else if (report.is === 'failed') this.#listener.failed(new Error(`${this.#name}: ${report.message}`));
-    else this.#waiting.shift()?.(report);
+    else if (report.is === 'decision') this.#listener.decision(report.event);
+    else this.#listener.failed(new Error(`${this.#name}: ${report.message}`));
   }
 }

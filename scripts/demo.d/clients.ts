@@ -1,29 +1,47 @@
-// The clients of the demonstration. Each has one transaction under way at a time. What they were told is done is all
-// that the proof at the end goes by: it is kept here, outside of every node.
-import { accounts, type Note, openingBalance, type Transaction, type Transfer } from './protocol.js';
+// The clients of the demonstration. Each has one transaction under way at a time. What they were told is done is what the
+// proof at the end goes by: it is kept here, outside of every node.
+import {
+  accounts,
+  type Note,
+  type Outcome,
+  openingBalance,
+  type Transaction,
+  type Transfer,
+} from './protocol.js';
 
 const clients = 8;
+const againMs = 2;
 
 /** What the database must hold. */
 export interface Ledger {
+  /** After every acknowledged transfer. */
   readonly balances: readonly number[];
   readonly transfers: ReadonlyMap<number, Transfer>;
   readonly notes: ReadonlyMap<number, Note>;
+  /** Transactions that may be there or not: their primary was lost before it had said that they are done. */
+  readonly unknown: ReadonlyMap<number, Transaction>;
 }
 
 export class Clients {
-  readonly #send: (transactions: readonly Transaction[]) => void;
+  readonly #send: (transactions: readonly Transaction[]) => boolean;
   readonly #balances: number[] = Array.from({ length: accounts }, () => openingBalance);
   readonly #transfers = new Map<number, Transfer>();
   readonly #notes = new Map<number, Note>();
+  readonly #unknown = new Map<number, Transaction>();
   readonly #underWay = new Map<number, Transaction>();
+  /** Of those under way: with no node, because there is no primary. */
+  #parked: Transaction[] = [];
+  #again: NodeJS.Timeout | undefined;
   #latenciesMs: number[] = [];
+  #acknowledgedAt: number | undefined;
+  #longestPauseMs = 0;
   #nextId = 1;
   #running = false;
   #idle: (() => void) | undefined;
+  #onAcknowledged: (() => void) | undefined;
 
-  /** @param send hands transactions to the primary */
-  constructor(send: (transactions: readonly Transaction[]) => void) {
+  /** @param send hands transactions to the primary; false: there is none */
+  constructor(send: (transactions: readonly Transaction[]) => boolean) {
     this.#send = send;
   }
 
@@ -31,20 +49,23 @@ export class Clients {
     return this.#transfers.size + this.#notes.size;
   }
 
-  get underWay(): number {
-    return this.#underWay.size;
-  }
-
   get ledger(): Ledger {
-    return { balances: this.#balances, transfers: this.#transfers, notes: this.#notes };
+    return {
+      balances: this.#balances,
+      transfers: this.#transfers,
+      notes: this.#notes,
+      unknown: this.#unknown,
+    };
   }
 
   run(): void {
     this.#running = true;
-    this.#send(Array.from({ length: clients }, () => this.#next()));
+    this.#acknowledgedAt = performance.now();
+    this.#longestPauseMs = 0;
+    this.#hand(Array.from({ length: clients }, () => this.#next()));
   }
 
-  /** Begins nothing more; resolves when all that was begun is acknowledged. */
+  /** Begins nothing more; resolves when nothing is under way. */
   pause(): Promise<void> {
     this.#running = false;
     return new Promise((resolve) => {
@@ -53,17 +74,51 @@ export class Clients {
     });
   }
 
-  /** The primary says that these are done; their clients go on. */
-  take(done: readonly { readonly id: number; readonly ms: number }[]): void {
-    for (const { id, ms } of done) {
+  /** The primary says what has become of these; their clients go on. */
+  take(outcomes: readonly Outcome[]): void {
+    const next: Transaction[] = [];
+    for (const { id, fate, ms } of outcomes) {
       const transaction = this.#underWay.get(id);
-      if (transaction === undefined) throw new Error(`transaction ${id} is done a second time`);
+      if (transaction === undefined) throw new Error(`transaction ${id} has come to its end before`);
+      if (fate === 'refused') {
+        this.#parked.push(transaction);
+        this.#again ??= setTimeout(() => this.resume(), againMs);
+        continue;
+      }
       this.#underWay.delete(id);
-      this.#latenciesMs.push(ms);
-      this.#record(transaction);
+      if (fate === 'acknowledged') {
+        this.#latenciesMs.push(ms);
+        this.#record(transaction);
+      } else {
+        this.#unknown.set(id, transaction);
+      }
+      if (this.#running) next.push(this.#next());
     }
-    if (this.#running) this.#send(done.map(() => this.#next()));
-    else this.#settle();
+    if (outcomes.some(({ fate }) => fate === 'acknowledged')) this.#noteAcknowledgement();
+    if (next.length > 0) this.#hand(next);
+    if (!this.#running) this.#settle();
+  }
+
+  /** There may be a primary again. */
+  resume(): void {
+    clearTimeout(this.#again);
+    this.#again = undefined;
+    this.#hand(this.#parked.splice(0));
+  }
+
+  /** The primary is dead. @returns of how many transactions nobody knows whether they are done */
+  abandon(): number {
+    const lost = new Map(this.#underWay);
+    for (const { id } of this.#parked) lost.delete(id);
+    this.take([...lost.keys()].map((id) => ({ id, fate: 'unknown', ms: 0 })));
+    return lost.size;
+  }
+
+  /** Resolves at the next acknowledgement. */
+  nextAcknowledged(): Promise<void> {
+    return new Promise((resolve) => {
+      this.#onAcknowledged = resolve;
+    });
   }
 
   /** Commit latencies since the last call, ascending. */
@@ -71,6 +126,24 @@ export class Clients {
     const latencies = Float64Array.from(this.#latenciesMs).sort();
     this.#latenciesMs = [];
     return latencies;
+  }
+
+  /** The longest time without an acknowledgement to any client since {@link run}. */
+  get longestPauseMs(): number {
+    return this.#longestPauseMs;
+  }
+
+  #hand(transactions: readonly Transaction[]): void {
+    if (transactions.length > 0 && !this.#send(transactions)) this.#parked.push(...transactions);
+  }
+
+  #noteAcknowledgement(): void {
+    const now = performance.now();
+    if (this.#acknowledgedAt !== undefined)
+      this.#longestPauseMs = Math.max(this.#longestPauseMs, now - this.#acknowledgedAt);
+    this.#acknowledgedAt = now;
+    this.#onAcknowledged?.();
+    this.#onAcknowledged = undefined;
   }
 
   #settle(): void {

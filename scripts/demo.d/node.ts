@@ -1,29 +1,38 @@
 // One node of the demonstration: a process of its own, told over IPC what to do.
-import { mkdirSync, rmdirSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, rmdirSync, rmSync } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { openReplicated, type Replicated } from 'walship';
+import type Database from 'better-sqlite3';
+import { openReplicated, type Replicated, WalshipError } from 'walship';
 import { createBank, onlooker, type Sight, teller } from './bank.js';
 import {
+  type Answers,
   clusterId,
+  commitRule,
+  type Fate,
   logOptions,
   type NodeOptions,
+  type Outcome,
+  type Question,
   type Report,
   type Request,
   type Transaction,
 } from './protocol.js';
 
+type Agent = NonNullable<Replicated['agent']>;
+
 const report = (message: Report) => process.send?.(message);
 
 class Node {
   readonly #replicated: Replicated;
-  #commit: ((transaction: Transaction) => void) | undefined;
-  #look: (() => Sight) | undefined;
-  #done: { id: number; ms: number }[] = [];
+  readonly #agent: Agent;
+  #commit: Prepared<(transaction: Transaction) => void> | undefined;
+  #look: Prepared<() => Sight> | undefined;
+  #done: Outcome[] = [];
 
-  static async start({ name, dir, secret, upstream }: NodeOptions): Promise<Node> {
+  static async start({ name, dir, coordinator, secret, first }: NodeOptions): Promise<Node> {
     mkdirSync(dir, { recursive: true });
     const path = join(dir, 'bank.db');
-    if (upstream === undefined) createBank(path);
+    if (first && !existsSync(path)) createBank(path);
     const replicated = await openReplicated({
       path,
       dir: join(dir, 'log'),
@@ -31,55 +40,95 @@ class Node {
       cluster: { id: clusterId, secret },
       listen: '127.0.0.1:0',
       log: logOptions,
-      ...(upstream !== undefined && { upstream: { address: upstream } }),
+      commitRule,
+      failover: {
+        coordinator: { kind: 'embedded', path: coordinator },
+        listen: '127.0.0.1:0',
+        bootstrap: first,
+        fanOut: 1, // a chain: every node ships to one other
+      },
     });
-    replicated.on('event', (event) => report({ is: 'event', event }));
-    return new Node(replicated);
+    return new Node(replicated, replicated.agent as Agent);
   }
 
-  private constructor(replicated: Replicated) {
+  private constructor(replicated: Replicated, agent: Agent) {
     this.#replicated = replicated;
+    this.#agent = agent;
+    replicated.on('event', (event) => report({ is: 'event', event }));
+    agent.on('event', (event) => report({ is: 'decision', event }));
+    agent.on('change', () => this.#tellPlace());
+    this.#tellPlace();
   }
 
-  answer(request: Exclude<Request, { do: 'start' }>): void {
-    if (request.do === 'rule') {
-      this.#replicated.engine.setCommitRule(request.rule);
-      report({ is: 'ruled' });
-    } else if (request.do === 'status') {
-      report({ is: 'status', status: this.#replicated.engine.status() });
-    } else if (request.do === 'query') {
-      this.#look ??= onlooker(this.#replicated.db);
-      report({ is: 'seen', sight: this.#look() });
-    } else if (request.do === 'transactions') {
-      for (const transaction of request.transactions) this.#execute(transaction);
-    } else {
-      void this.close().catch(fail);
+  async answer(question: Exclude<Question, { do: 'start' }>): Promise<Answers[keyof Answers]> {
+    if (question.do === 'status') return this.#replicated.engine.status();
+    if (question.do === 'switchover') return this.#agent.switchover(question.to);
+    if (question.do === 'pause') {
+      await this.#agent.setPaused(true);
+      return true;
     }
+    return this.#query();
   }
 
-  started(): void {
-    const { listenPort: port, recoveryNote: note, verbsProblem } = this.#replicated.engine;
-    report({ is: 'started', port, note, verbsProblem });
+  started(): Answers['start'] {
+    const { listenPort: port, recoveryNote: note } = this.#replicated.engine;
+    return { port, note, caveat: this.#agent.status().coordinator.caveat };
   }
 
   /** Commits in SQLite, and acknowledges when the commit rule holds; the next one does not wait for that. */
-  #execute(transaction: Transaction): void {
-    this.#commit ??= teller(this.#replicated.db);
+  execute(transaction: Transaction): void {
     const from = performance.now();
-    this.#commit(transaction);
-    this.#replicated
-      .committed()
-      .then(() => this.#acknowledge(transaction.id, performance.now() - from), fail);
+    const end = (fate: Fate) => this.#tell({ id: transaction.id, fate, ms: performance.now() - from });
+    try {
+      // A change of roles brings another database object.
+      this.#commit = prepared(this.#commit, this.#replicated.db, teller);
+      this.#commit.run(transaction);
+    } catch (error) {
+      if (!isRefusal(error)) throw error;
+      return end('refused');
+    }
+    this.#replicated.committed().then(
+      () => end('acknowledged'),
+      (error) => {
+        if (error instanceof WalshipError && error.code === 'WALSHIP_ERR_NOT_PRIMARY') end('unknown');
+        else fail(error);
+      },
+    );
   }
 
-  #acknowledge(id: number, ms: number): void {
+  #query(): Sight | undefined {
+    try {
+      this.#look = prepared(this.#look, this.#replicated.db, onlooker);
+      return this.#look.run();
+    } catch (error) {
+      // It has nothing yet.
+      if (error instanceof WalshipError && error.code === 'WALSHIP_ERR_SQLITE_EMPTY') return undefined;
+      throw error;
+    }
+  }
+
+  #tellPlace(): void {
+    const { members, primary } = this.#agent.status();
+    const self = members.find(({ node }) => node === this.#replicated.engine.nodeId);
+    const leads = this.#agent.primary?.node === this.#replicated.engine.nodeId;
+    report({
+      is: 'place',
+      place: {
+        role: leads ? 'primary' : 'standby',
+        epoch: primary?.epoch ?? 0n,
+        ...(self?.upstream !== undefined && { upstream: self.upstream }),
+      },
+    });
+  }
+
+  #tell(outcome: Outcome): void {
     if (this.#done.length === 0) {
       setImmediate(() => {
         report({ is: 'done', done: this.#done });
         this.#done = [];
       });
     }
-    this.#done.push({ id, ms });
+    this.#done.push(outcome);
   }
 
   async close(): Promise<void> {
@@ -89,25 +138,59 @@ class Node {
   }
 }
 
+/** Statements belong to the database object that they were prepared for. */
+interface Prepared<Run> {
+  readonly db: Database.Database;
+  readonly run: Run;
+}
+
+function prepared<Run>(
+  before: Prepared<Run> | undefined,
+  db: Database.Database,
+  prepare: (db: Database.Database) => Run,
+): Prepared<Run> {
+  return before?.db === db ? before : { db, run: prepare(db) };
+}
+
+/** It was not begun: this node does not write now. */
+function isRefusal(error: unknown): boolean {
+  return (
+    error instanceof WalshipError &&
+    (error.code === 'WALSHIP_ERR_SQLITE_STANDBY' ||
+      error.code === 'WALSHIP_ERR_SQLITE_EMPTY' ||
+      error.code === 'WALSHIP_ERR_NOT_PRIMARY')
+  );
+}
+
 function fail(error: unknown): void {
   report({ is: 'failed', message: error instanceof Error ? (error.stack ?? error.message) : String(error) });
 }
 
 let options: NodeOptions | undefined;
 let node: Node | undefined;
-process.on('message', (request: Request) => {
-  if (request.do === 'start') {
-    options = request.options;
-    Node.start(request.options).then((started) => {
-      node = started;
-      node.started();
-    }, fail);
-    return;
+
+async function answer(question: Question): Promise<Answers[keyof Answers]> {
+  if (question.do === 'start') {
+    options = question.options;
+    node = await Node.start(options);
+    return node.started();
   }
-  try {
-    node?.answer(request);
-  } catch (error) {
-    fail(error);
+  if (!node) throw new Error(`'${question.do}' before 'start'`);
+  return node.answer(question);
+}
+
+process.on('message', (request: Request) => {
+  if ('ask' in request) {
+    const { ask, question } = request;
+    answer(question).then((given) => report({ is: 'answer', ask, answer: given }), fail);
+  } else if (request.do === 'close') {
+    node?.close().catch(fail);
+  } else {
+    try {
+      for (const transaction of request.transactions) node?.execute(transaction);
+    } catch (error) {
+      fail(error);
+    }
   }
 });
 // Ctrl-C reaches every process in the terminal; the conductor says when to end.
@@ -118,6 +201,7 @@ process.on('disconnect', orphaned);
 function orphaned(): void {
   if (options?.scratch === true) {
     rmSync(options.dir, { recursive: true, force: true });
+    rmSync(options.coordinator, { recursive: true, force: true });
     try {
       rmdirSync(dirname(options.dir));
     } catch {

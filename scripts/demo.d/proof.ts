@@ -1,54 +1,74 @@
-// The proof: one node's database file holds exactly what the clients were told is done, and the nodes' files are equal.
+// The proof: a node's database file holds exactly what the clients were told is done, and the nodes' files are equal.
 // All of it with stock SQLite, in a process that has never opened a replicated database.
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import Database from 'better-sqlite3';
 import type { Ledger } from './clients.js';
-import type { Note, Transfer } from './protocol.js';
+import type { Note, Transaction, Transfer } from './protocol.js';
 
-/** Everything that is wrong with the database, in words; empty if it is what `ledger` says. */
-export function differences(file: string, ledger: Ledger): string[] {
-  const database = new Database(file);
-  const integrity = database.pragma('integrity_check', { simple: true });
-  if (integrity !== 'ok') return [`integrity_check says: ${integrity}`];
-
-  const found: string[] = [];
-  const rows = <Row>(sql: string): Row[] => database.prepare(sql).all() as Row[];
-  const balances = rows<{ id: number; balance: number }>('SELECT id, balance FROM accounts ORDER BY id');
-  if (balances.length !== ledger.balances.length) found.push(`${balances.length} accounts`);
-  for (const { id, balance } of balances) {
-    const expected = ledger.balances[id];
-    if (balance !== expected) found.push(`account ${id} has ${balance}, its clients know of ${expected}`);
-  }
-  compare(
-    rows<Transfer>('SELECT id, "from", "to", amount FROM transfers'),
-    ledger.transfers,
-    'transfer',
-    found,
-  );
-  compare(rows<Note>('SELECT id, account, body FROM notes'), ledger.notes, 'note', found);
-  database.close();
-  return found;
+export interface Findings {
+  /** Everything that is wrong with the database, in words; empty if it is what the ledger says. */
+  readonly wrong: string[];
+  /** How many transactions of unknown outcome are in it. */
+  readonly unknownThere: number;
 }
 
+export function examine(file: string, ledger: Ledger): Findings {
+  const database = new Database(file);
+  try {
+    const integrity = database.pragma('integrity_check', { simple: true });
+    if (integrity !== 'ok') return { wrong: [`integrity_check says: ${integrity}`], unknownThere: 0 };
+
+    const wrong: string[] = [];
+    const rows = <Row>(sql: string): Row[] => database.prepare(sql).all() as Row[];
+    const transfers = rows<Transfer>('SELECT id, "from", "to", amount FROM transfers');
+    const notes = rows<Note>('SELECT id, account, body FROM notes');
+    const unknown = {
+      transfer: compare(transfers, ledger.transfers, ledger.unknown, 'transfer', wrong),
+      note: compare(notes, ledger.notes, ledger.unknown, 'note', wrong),
+    };
+
+    // A transfer that was done twice, or by half, would show here.
+    const expected = [...ledger.balances];
+    for (const { from, to, amount } of unknown.transfer) {
+      expected[from] = (expected[from] as number) - amount;
+      expected[to] = (expected[to] as number) + amount;
+    }
+    const balances = rows<{ id: number; balance: number }>('SELECT id, balance FROM accounts ORDER BY id');
+    if (balances.length !== expected.length) wrong.push(`${balances.length} accounts`);
+    for (const { id, balance } of balances) {
+      if (balance !== expected[id])
+        wrong.push(`account ${id} has ${balance}, by the transfers it would be ${expected[id]}`);
+    }
+    return { wrong, unknownThere: unknown.transfer.length + unknown.note.length };
+  } finally {
+    database.close();
+  }
+}
+
+/** @returns the rows of unknown outcome that are there */
 function compare<Row extends { readonly id: number }>(
   rows: readonly Row[],
   expected: ReadonlyMap<number, Row>,
-  what: string,
-  found: string[],
-): void {
+  unknown: ReadonlyMap<number, Transaction>,
+  what: Transaction['kind'],
+  wrong: string[],
+): Row[] {
   const seen = new Set<number>();
+  const unknownThere: Row[] = [];
   for (const row of rows) {
     const { id } = row;
     seen.add(id);
-    const wanted = expected.get(id);
-    if (wanted === undefined) found.push(`${what} ${id} is there, nobody was told so`);
+    const asked = unknown.get(id);
+    const wanted = expected.get(id) ?? (asked?.kind === what ? (asked as unknown as Row) : undefined);
+    if (wanted === undefined) wrong.push(`${what} ${id} is there, no client has asked for it`);
     else if ((Object.keys(row) as (keyof Row)[]).some((column) => row[column] !== wanted[column])) {
-      found.push(`${what} ${id} is ${JSON.stringify(row)}, acknowledged was ${JSON.stringify(wanted)}`);
-    }
+      wrong.push(`${what} ${id} is ${JSON.stringify(row)}, the client's was ${JSON.stringify(wanted)}`);
+    } else if (asked !== undefined) unknownThere.push(row);
   }
   for (const id of expected.keys())
-    if (!seen.has(id)) found.push(`${what} ${id} was acknowledged and is missing`);
+    if (!seen.has(id)) wrong.push(`${what} ${id} was acknowledged and is missing`);
+  return unknownThere;
 }
 
 /** The size of the databases, and which are not the same as the first, byte for byte, after a checkpoint. */

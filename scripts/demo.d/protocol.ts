@@ -1,5 +1,5 @@
 // What the demonstration's processes say to each other, and what they all have to agree on.
-import type { CommitRule, EngineEvent, EngineStatus } from 'walship';
+import type { AgentEvent, EngineEvent, EngineStatus } from 'walship';
 import type { Sight } from './bank.js';
 
 /** What a client may ask for. */
@@ -18,33 +18,69 @@ export interface Note {
   readonly body: string;
 }
 
-/** From the conductor to a node. */
-export type Request =
+/** From the conductor to a node, and answered. */
+export type Question =
   | { readonly do: 'start'; readonly options: NodeOptions }
-  | { readonly do: 'rule'; readonly rule: CommitRule }
-  | { readonly do: 'transactions'; readonly transactions: readonly Transaction[] }
   | { readonly do: 'status' }
   | { readonly do: 'query' }
+  | { readonly do: 'switchover'; readonly to: string }
+  | { readonly do: 'pause' };
+
+/** From the conductor to a node. */
+export type Request =
+  | { readonly ask: number; readonly question: Question }
+  | { readonly do: 'transactions'; readonly transactions: readonly Transaction[] }
   | { readonly do: 'close' };
 
-/** From a node to the conductor. The first four answer `start`, `rule`, `status` and `query`, in the order of those. */
+/** The answers to questions. */
+export interface Answers {
+  readonly start: { readonly port: number; readonly note: string; readonly caveat: string };
+  readonly status: EngineStatus;
+  /** Undefined: there is nothing to query at this instant. */
+  readonly query: Sight | undefined;
+  readonly switchover: string;
+  /** The controllers decide nothing any more. */
+  readonly pause: true;
+}
+
+/** A node's place among the others, by its controller. */
+export interface Place {
+  readonly role: 'primary' | 'standby';
+  readonly epoch: bigint;
+  readonly upstream?: string;
+}
+
+/**
+ * What became of a transaction: acknowledged; refused, it has not been begun and can be tried again; or unknown, it may
+ * turn out to have been done or not.
+ */
+export type Fate = 'acknowledged' | 'refused' | 'unknown';
+
+export interface Outcome {
+  readonly id: number;
+  readonly fate: Fate;
+  /** How long that took, SQLite's own commit included. */
+  readonly ms: number;
+}
+
+/** From a node to the conductor. */
 export type Report =
-  | { readonly is: 'started'; readonly port: number; readonly note: string; readonly verbsProblem: string }
-  | { readonly is: 'ruled' }
-  | { readonly is: 'status'; readonly status: EngineStatus }
-  | { readonly is: 'seen'; readonly sight: Sight }
-  /** Acknowledged: the transaction, and how long that took, SQLite's own commit included. */
-  | { readonly is: 'done'; readonly done: readonly { readonly id: number; readonly ms: number }[] }
+  | { readonly is: 'answer'; readonly ask: number; readonly answer: Answers[keyof Answers] }
+  | { readonly is: 'done'; readonly done: readonly Outcome[] }
+  | { readonly is: 'place'; readonly place: Place }
   | { readonly is: 'event'; readonly event: EngineEvent }
+  | { readonly is: 'decision'; readonly event: AgentEvent }
   | { readonly is: 'failed'; readonly message: string };
 
 export interface NodeOptions {
   readonly name: string;
   readonly dir: string;
+  /** Where the nodes agree on who is primary. */
+  readonly coordinator: string;
   readonly secret: string;
-  /** None: this node is the primary. */
-  readonly upstream?: string;
-  /** Remove `dir` if the conductor dies. */
+  /** The database is here: begin the cluster with it. */
+  readonly first: boolean;
+  /** Remove what the demonstration has written if the conductor dies. */
   readonly scratch: boolean;
 }
 
@@ -58,3 +94,4 @@ export const logOptions = {
   retainBytesMax: 0,
 } as const;
 export const clusterId = 'demo';
+export const commitRule = { level: 'flushed', any: 1 } as const;

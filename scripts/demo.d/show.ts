@@ -1,5 +1,5 @@
 // What people see.
-import type { EngineEvent } from 'walship';
+import type { AgentEvent, EngineEvent } from 'walship';
 import type { Sight } from './bank.js';
 
 export class Printer {
@@ -14,13 +14,20 @@ export class Printer {
     process.stdout.write(`${at.padStart(6)} s  ${text}\n`);
   }
 
-  /** @param sight what a live query on node `name` has just found; undefined while the node is away */
-  progress(latenciesMs: Float64Array, seconds: number, name: string, sight: Sight | undefined): void {
+  /** @param sight what a live query on node `name` has just found; undefined: there is nothing to query */
+  progress(
+    latenciesMs: Float64Array,
+    seconds: number,
+    name: string | undefined,
+    sight: Sight | undefined,
+  ): void {
     const rate = Math.round(latenciesMs.length / seconds);
-    const live = sight ? `shows ${sight.rows} rows, ${sight.ageMs.toFixed(1)} ms old` : 'is away';
+    const live = sight
+      ? `${name} shows ${sight.rows} rows, ${sight.ageMs.toFixed(1)} ms old`
+      : 'no standby to query';
     this.line(
       `${String(rate).padStart(5)} transactions/s, commit p50 ${ms(latenciesMs, 0.5)}, p99 ${ms(latenciesMs, 0.99)}` +
-        `; ${name} ${live}`,
+        `; ${live}`,
     );
   }
 
@@ -31,6 +38,10 @@ export class Printer {
     else if (type === 'rule-failing' || type === 'log-cut' || type === 'failed')
       this.line(`${name}: ${message}`);
   }
+
+  decision(name: string, { message }: AgentEvent): void {
+    this.line(`${name}: ${message}`);
+  }
 }
 
 export interface Phase {
@@ -39,19 +50,21 @@ export interface Phase {
   readonly seconds: number;
   readonly walBytes: number;
   readonly latenciesMs: Float64Array;
+  /** Without an acknowledgement. */
+  readonly longestPauseMs: number;
   /** Live queries on the last standby. */
   readonly sights: readonly Sight[];
 }
 
 const columns = [
-  'done when',
+  'phase',
   'transactions',
   'per second',
   'WAL',
   'commit p50',
   'commit p99',
+  'longest pause',
   'live queries',
-  'rows seen',
   'lag p50',
   'lag p99',
 ];
@@ -65,8 +78,8 @@ export function phaseRow(phase: Phase): string[] {
     bytes(phase.walBytes),
     ms(phase.latenciesMs, 0.5),
     ms(phase.latenciesMs, 0.99),
+    `${phase.longestPauseMs.toFixed(0)} ms`,
     String(phase.sights.length),
-    String(phase.sights.at(-1)?.rows ?? 0),
     ms(lagMs, 0.5),
     ms(lagMs, 0.99),
   ];
