@@ -116,6 +116,8 @@ export class Replicated extends EventEmitter<{ event: [EngineEvent]; role: ['pri
   #closing: Promise<void> | undefined;
   #snapshotTimer: NodeJS.Timeout | undefined;
   #snapshotTold = false;
+  /** The database is captured: what is written reaches the log. The engine's role may change before, or after. */
+  #writable = false;
   /** Has SQLite's write lock while the primary is held. */
   #held: Database.Database | undefined;
   #member: Membership | undefined;
@@ -154,10 +156,22 @@ export class Replicated extends EventEmitter<{ event: [EngineEvent]; role: ['pri
    * Resolves when everything committed in the database by now, by whatever process, is committed by the commit rule.
    *
    * @returns the LSN behind it: give it to {@link readAt} on a standby.
-   * @throws {WalshipError} as {@link Engine.committed}
+   * @throws {WalshipError} as {@link Engine.committed}: `WALSHIP_ERR_NOT_PRIMARY` also if this node is no primary any more
+   * when it is called: what was written before may be in no log.
    */
   async committed(): Promise<Lsn> {
-    const lsn = await this.lsn();
+    if (this.#closing) throw closed();
+    const { epoch } = this.engine;
+    // Positions of another reign say nothing of what was written in this one.
+    const deposed = () => this.role !== 'primary' || this.engine.epoch !== epoch;
+    if (deposed()) throw this.#inDoubt();
+    let lsn: Lsn;
+    try {
+      lsn = await settled(this.#replica.capture());
+    } catch (cause) {
+      throw deposed() ? this.#inDoubt(cause) : cause;
+    }
+    if (deposed()) throw this.#inDoubt();
     await this.engine.committed(lsn);
     return lsn;
   }
@@ -195,6 +209,9 @@ export class Replicated extends EventEmitter<{ event: [EngineEvent]; role: ['pri
       const reached = await this.engine.promote(epoch, leaseUntilNs);
       this.#shut();
       await settled(this.#replica.startPrimary());
+      // Whoever has looked meanwhile has one that is read-only.
+      this.#shut();
+      this.#writable = true;
       this.#upstream = undefined;
       this.#snapshotTimer = setInterval(() => this.#keepSnapshot(), snapshotLookMs).unref();
       return reached;
@@ -207,9 +224,7 @@ export class Replicated extends EventEmitter<{ event: [EngineEvent]; role: ['pri
    */
   follow(upstream: Upstream): Promise<void> {
     return this.#change(async () => {
-      clearInterval(this.#snapshotTimer);
-      this.#shut();
-      await this.#stopReplica();
+      await this.#stopWriting();
       await this.engine.follow(upstream);
       this.#upstream = upstream;
       await settled(this.#replica.startStandby());
@@ -228,19 +243,20 @@ export class Replicated extends EventEmitter<{ event: [EngineEvent]; role: ['pri
       this.#shut();
       const lock = new this.#sqlite(this.path, { timeout: 0 });
       this.#held = lock;
-      await this.#lockWriters(lock);
-      await settled(this.#replica.capture());
-      this.engine.hold(true);
+      try {
+        await this.#lockWriters(lock);
+        await settled(this.#replica.capture());
+        this.engine.hold(true);
+      } catch (error) {
+        this.#release();
+        throw error;
+      }
     });
   }
 
   /** The engine has promised a newer epoch: what is committed from here on would be in no log. */
   stepDown(): Promise<void> {
-    return this.#change(async () => {
-      clearInterval(this.#snapshotTimer);
-      this.#shut();
-      await this.#stopReplica();
-    });
+    return this.#change(() => this.#stopWriting());
   }
 
   /** The controller of this node; undefined without `failover`. */
@@ -366,7 +382,6 @@ export class Replicated extends EventEmitter<{ event: [EngineEvent]; role: ['pri
         return;
       } catch (cause) {
         if (performance.now() >= until) {
-          this.#release();
           const message = `${this.path}: another process has been writing for ${holdMsMax} ms: ${(cause as Error).message}`;
           throw new WalshipError('WALSHIP_ERR_SQLITE', message, { cause });
         }
@@ -383,7 +398,10 @@ export class Replicated extends EventEmitter<{ event: [EngineEvent]; role: ['pri
   }
 
   /** A primary that was deposed in the middle may have commits that its log cannot take: they are taken back later. */
-  async #stopReplica(): Promise<void> {
+  async #stopWriting(): Promise<void> {
+    clearInterval(this.#snapshotTimer);
+    this.#writable = false;
+    this.#shut();
     this.#held?.close();
     this.#held = undefined;
     try {
@@ -396,7 +414,7 @@ export class Replicated extends EventEmitter<{ event: [EngineEvent]; role: ['pri
   }
 
   #open(): Database.Database {
-    if (this.role === 'primary' && !this.#held) {
+    if (this.role === 'primary' && this.#writable && !this.#held) {
       const database = new this.#sqlite(this.path);
       database.pragma('wal_autocheckpoint = 0');
       return database;
@@ -413,9 +431,19 @@ export class Replicated extends EventEmitter<{ event: [EngineEvent]; role: ['pri
     }
   }
 
+  #inDoubt(cause?: unknown): WalshipError {
+    return new WalshipError(
+      'WALSHIP_ERR_NOT_PRIMARY',
+      `node '${this.engine.nodeId}' is not the primary any more; whether what was written survives is not known`,
+      cause === undefined ? {} : { cause },
+    );
+  }
+
   #refusal(): WalshipError {
-    if (this.#held) {
-      const message = `node '${this.engine.nodeId}' is handing over to another primary: try again there`;
+    if (this.role === 'primary' || this.#held) {
+      const message = this.#held
+        ? `node '${this.engine.nodeId}' is handing over to another primary: try again there`
+        : `node '${this.engine.nodeId}' is about to be primary, and not yet ready for it: try again`;
       return new WalshipError('WALSHIP_ERR_NOT_PRIMARY', message, { details: { appended: false } });
     }
     const address = this.#upstream?.address;
