@@ -384,11 +384,19 @@ export class Agent extends EventEmitter<{
     const reigned = subject.engine.role === 'primary';
     try {
       const place = await subject.engine.promise(epoch);
-      if (reigned && subject.engine.role !== 'primary') void this.#change(async () => subject.stepDown?.());
+      if (reigned && subject.engine.role !== 'primary') void this.#stepDown();
       this.step({ type: 'promised', epoch, place, problem: '' });
     } catch (error) {
       const place = { logEpoch: this.#facts.logEpoch, lsn: this.#facts.lsn };
       this.step({ type: 'promised', epoch, place, problem: (error as Error).message });
+    }
+  }
+
+  async #stepDown(): Promise<void> {
+    try {
+      await this.#change(async () => this.#options.subject.stepDown?.());
+    } catch (error) {
+      this.emit('event', { level: 'warn', event: 'step-down-failed', message: (error as Error).message });
     }
   }
 

@@ -39,8 +39,8 @@ function watchPrimary(turn: Turn): void {
   if (facts.failed || state.election) return;
   if (!view) return waitBecause(turn, 'waits for the coordinator: nothing is known of the cluster yet');
   if (!view.primary && !state.announced) {
-    if (settings.bootstrap && memberOf(state, settings.node)) {
-      if (now >= state.standAfter) found(turn);
+    if (settings.bootstrap) {
+      if (memberOf(state, settings.node) && now >= state.standAfter) found(turn);
     } else waitBecause(turn, 'nobody has begun this cluster: start one node with failover.bootstrap = true');
     return;
   }
