@@ -58,8 +58,11 @@ export class SimNode {
   #retryAt = 0;
   #stopWatch = () => {};
   #cuts = 0;
+  /** Some are busier than others: so that an old primary's tail may be longer than its successor's. */
+  readonly #appendsPerTick: number;
 
   constructor(id: string, world: World, settings: ControllerSettings, clock: SimNode['clock']) {
+    this.#appendsPerTick = world.random.pick([2, 3, 10]);
     this.id = id;
     this.world = world;
     this.settings = settings;
@@ -140,7 +143,7 @@ export class SimNode {
   facts(): Facts {
     const { upstream, target, world } = this;
     return {
-      logEpoch: BigInt(world.mutations.has('compare-length-only') ? 0 : this.logEpoch),
+      logEpoch: this.#claimedLogEpoch(),
       lsn: BigInt(this.log.length),
       promisedEpoch: BigInt(this.promisedEpoch),
       committed: BigInt(this.committed),
@@ -156,6 +159,12 @@ export class SimNode {
       standbys: this.isPrimary ? this.#vouching() : [],
       rails: ['tcp'],
     };
+  }
+
+  #claimedLogEpoch(): bigint {
+    const newest = this.controller?.state.view?.primary?.epoch;
+    const lies = this.world.mutations.has('compare-length-only') && newest !== undefined;
+    return lies ? newest : BigInt(this.logEpoch);
   }
 
   #vouching(): Facts['standbys'] {
@@ -243,7 +252,7 @@ export class SimNode {
       world.checker.promised(this.id, this.promisedEpoch, epoch);
       if (!world.mutations.has('skip-promise')) this.promisedEpoch = epoch;
     }
-    const place = { logEpoch: this.facts().logEpoch, lsn: BigInt(this.log.length) };
+    const place = { logEpoch: this.#claimedLogEpoch(), lsn: BigInt(this.log.length) };
     this.step({ type: 'promised', epoch: BigInt(epoch), place, problem });
   }
 
@@ -285,7 +294,7 @@ export class SimNode {
     const until = this.pausedUntil;
     if (until > world.agenda.now) return world.agenda.at(until, () => this.#tick(life));
     if (this.isPrimary && !this.held && !this.failed && world.appending) {
-      const count = world.random.below(3);
+      const count = world.random.below(this.#appendsPerTick);
       for (let i = 0; i < count; i++) this.log.push({ id: world.nextAppend++, epoch: this.epoch });
     }
     this.flush();
