@@ -54,10 +54,12 @@ export { Membership, type MembershipOptions, type MembershipSettings } from './f
 export {
   type AdminAddress,
   AdminClient,
+  type CommandOutcome,
   type Json,
   parseAdminAddress,
   type RoleChange,
 } from './node/client.js';
-export { type NodeConfig, readNodeConfig } from './node/config.js';
+export { type NodeConfig, type NodeFailover, readNodeConfig } from './node/config.js';
+export { ClusterServer, type Endpointed, type Health } from './node/endpoints.js';
 export { Node, type NodeHealth, type NodeStartOptions, type NodeStatus } from './node/node.js';
 export type { LogEntry } from './node/report.js';

@@ -5,7 +5,7 @@ import { cacheSettings, maxSlots } from '../cache/settings.js';
 import { WalshipError } from '../engine/errors.js';
 import { type EngineOptions, nativeSettings, type Upstream } from '../engine/options.js';
 import { type CoordinatorSettings, coordinatorSchema } from '../failover/coordinator/settings.js';
-import type { FailoverSettings } from '../failover/settings.js';
+import type { MembershipSettings } from '../failover/membership.js';
 import { failoverProblems } from './failover.js';
 import { keyOf, type Settings, settingsSchema, snakeCase } from './settings.js';
 import { fromFile, inWordsOfFile, schemaProblems } from './translate.js';
@@ -30,8 +30,7 @@ export interface NodeConfig {
 }
 
 /** A node's part in automatic failover. */
-export interface NodeFailover extends FailoverSettings {
-  readonly coordinator: CoordinatorSettings;
+export interface NodeFailover extends Omit<MembershipSettings, 'http'> {
   /**
    * Path of a program that is run when the node starts and after every change of its role, with the arguments role, epoch
    * and node; one run at a time, in order. Default: none.
