@@ -47,6 +47,17 @@ test('a late acknowledgement of what the next primary has is counted', () => {
   expect(audit([log(text)], [late], reigns, false).late).toBe(1);
 });
 
+test('one without an answer may be there in part, where an epoch ends; one with an answer not', () => {
+  const torn = [
+    { ...log('x 0\nx 1 .x 2\n'), epochs: [epochs[0], { epoch: 2n, firstLsn: 9n }] },
+  ] as FoundLog[];
+  const rest = [told(0, 4, 'a'), told(2, 13, 'b')];
+  expect(audit(torn, [client(rest, [1])], reigns, false).unknown).toBe(1);
+  expect(() => audit(torn, [client([...rest, told(1, 9, 'a')])], reigns, false)).toThrow(
+    'record 1, acknowledged',
+  );
+});
+
 test('one without an answer may come late, not early', () => {
   const end = [told(1, 4, 'a'), told(2, 8, 'a')];
   expect(audit([log('x 1\nx 2\nx 0\n')], [client(end, [0])], [], false).unknown).toBe(1);

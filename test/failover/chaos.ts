@@ -12,6 +12,7 @@ import { parseArgs } from 'node:util';
 import type { CommitRule } from '../../src/index.js';
 import type { Audited } from '../lib/audit.js';
 import { FailoverCluster, type FailoverOptions } from '../lib/failover.js';
+import { monotonicMs } from '../lib/member.js';
 import { type Network, tcpNetwork } from '../lib/network.js';
 import { Random } from '../simulation/random.js';
 import { type Counts, Turmoil } from './chaos-faults.js';
@@ -64,7 +65,7 @@ export async function runRound(
     rule: shape.rule,
     failover: { fanOut: shape.fanOut },
     // Small ones, so that the disk is asked for more all the time.
-    log: { segmentBytes: 1 << 20, spareSegments: 0 },
+    engine: { log: { segmentBytes: 1 << 20, spareSegments: 0 } },
     ...(process.getuid?.() === 0 && { diskMebibytes: 256 }),
   };
   const cluster = await FailoverCluster.start(options);
@@ -82,9 +83,11 @@ export async function runRound(
       for (const client of clients) client.start();
       for (let burst = 0; burst < how.bursts; burst++) {
         await turmoil.burst();
-        const healed = performance.now();
+        const healed = monotonicMs();
         await cluster.well();
-        wellMs = Math.max(wellMs, performance.now() - healed);
+        wellMs = Math.max(wellMs, monotonicMs() - healed);
+        for (const client of clients)
+          await client.acknowledgedSince(healed, undefined, 10_000 * network.slow);
       }
     } finally {
       await Promise.all(clients.map((client) => client.stop()));
@@ -97,6 +100,7 @@ export async function runRound(
     cluster.remove();
     return { ...audited, shape, counts: turmoil.counts, wellMs, epochs };
   } catch (error) {
+    cluster.keep();
     const { message } = error as Error;
     const faults = turmoil.said.slice(-20).join('\n');
     throw new Error(
@@ -137,7 +141,7 @@ async function main(): Promise<number> {
         add(sums, { acknowledged, unknown, lost, late, epochs });
         console.log(
           `seed ${seed + rounds} ${JSON.stringify(shape)}: ${acknowledged} acknowledged, ${unknown} unknown, ${late} late, ` +
-            `${epochs} epochs, well after at most ${wellMs.toFixed(0)} ms`,
+            `${epochs} epochs, well after at most ${wellMs.toFixed(0)} ms, ${JSON.stringify(round.counts)}`,
         );
       } catch (error) {
         failed += 1;

@@ -58,7 +58,7 @@ export function audit(
   for (const log of logs) {
     if (log.text !== first.text) throw new Error(`the logs of ${first.node} and ${log.node} differ`);
   }
-  const found = recordsOf(first.text, new Set(clients.map(({ id }) => id)));
+  const found = recordsOf(first, new Set(clients.map(({ id }) => id)));
   let lost = 0;
   for (const client of clients) lost += auditClient(client, found, lossAccepted);
   const there = clients.flatMap(({ id, acknowledged }) =>
@@ -72,11 +72,21 @@ export function audit(
   };
 }
 
-/** Where each record ends. */
-function recordsOf(text: string, clients: ReadonlySet<string>): Map<string, number> {
+/**
+ * Where each record ends. An append that nobody has acknowledged may have reached the next primary in part: the log is a
+ * stream of bytes, and what is sent of it ends where it may. Then a new epoch begins within it.
+ */
+function recordsOf(log: FoundLog, clients: ReadonlySet<string>): Map<string, number> {
+  const { text, epochs } = log;
   const found = new Map<string, number>();
+  const ends = [...epochs.map(({ firstLsn }) => Number(firstLsn)), text.length];
   for (let at = 0; at < text.length; ) {
+    const cut = ends.find((each) => each > at) as number;
     const end = text.indexOf('\n', at);
+    if ((end < 0 || end >= cut) && cut < text.length) {
+      at = cut;
+      continue;
+    }
     const line = text.slice(at, end < 0 ? undefined : end);
     const key = /^\w+ \d+(?= |$)/.exec(line)?.[0];
     if (end < 0 || key === undefined || !clients.has(key.slice(0, key.indexOf(' '))))

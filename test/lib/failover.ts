@@ -1,5 +1,5 @@
 // A cluster that decides itself who is primary, clients that append to it, and what must be true of its logs at the end.
-import { mkdirSync, rmSync } from 'node:fs';
+import { cpSync, mkdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Router } from '../../src/cluster/router.js';
@@ -24,7 +24,9 @@ export interface FailoverOptions {
    */
   readonly coordinator: 'embedded' | { readonly etcd: number; readonly at?: number };
   readonly rule: CommitRule;
-  readonly log?: EngineOptions['log'];
+  readonly engine?: Pick<EngineOptions, 'log' | 'arena'>;
+  /** Are members, but not started with the others. */
+  readonly away?: readonly string[];
   /** Each node's log is on a disk of its own of this size, that can be filled. Needs root. */
   readonly diskMebibytes?: number;
   readonly failover?: Partial<MembershipSettings>;
@@ -49,6 +51,8 @@ export class FailoverCluster {
   readonly network: Network;
   readonly dir: string;
   readonly disks: ReadonlyMap<string, Disk>;
+  /** Not expected to run: neither well() nor audit() asks for them. */
+  readonly away: Set<string>;
   readonly #addresses: ReadonlyMap<string, string>;
 
   static async start(options: FailoverOptions): Promise<FailoverCluster> {
@@ -59,7 +63,7 @@ export class FailoverCluster {
         : await Etcd.start({ members: coordinator.etcd, ...placeOf(network, coordinator.at) });
     const made = new FailoverCluster(options, etcd);
     try {
-      await Promise.all(made.members.map((member) => member.start()));
+      await Promise.all(made.present.map((member) => member.start()));
       await made.well();
       return made;
     } catch (error) {
@@ -77,6 +81,7 @@ export class FailoverCluster {
     mkdirSync(dir, { recursive: true });
     const names = Array.from({ length: nodes }, (_, index) => 'abcdefgh'[index] as string);
     const { diskMebibytes } = options;
+    this.away = new Set(options.away);
     this.disks = new Map(
       diskMebibytes === undefined
         ? []
@@ -104,7 +109,8 @@ export class FailoverCluster {
             cluster,
             listen: at(ports.log, index),
             commitRule: rule,
-            log: { segmentBytes: 8 << 20, spareSegments: 1, ...options.log },
+            log: { segmentBytes: 8 << 20, spareSegments: 1 },
+            ...options.engine,
             ...network.options,
             ...withVerbs(network, index),
           },
@@ -118,6 +124,10 @@ export class FailoverCluster {
 
   member(name: string): MemberProcess {
     return this.members.find((member) => member.name === name) as MemberProcess;
+  }
+
+  get present(): MemberProcess[] {
+    return this.members.filter(({ name }) => !this.away.has(name));
   }
 
   get urls(): string[] {
@@ -171,16 +181,16 @@ export class FailoverCluster {
   }
 
   async #unwell(): Promise<string | undefined> {
-    for (const member of this.members) {
+    for (const member of this.present) {
       if (member.crash !== '') throw new Error(member.crash);
       if (!member.alive) return `${member.name} does not run`;
     }
     const all = await this.#statuses();
-    if (all.length < this.members.length) return 'a node does not answer';
+    if (all.length < this.present.length) return 'a node does not answer';
     const primaries = all.filter(({ status }) => status.role === 'primary');
     const [primary] = primaries;
     if (!primary || primaries.length > 1) return `${primaries.length} primaries`;
-    if (primary.status.counting.length < this.members.length - 1 && primary.status.counting.length > 0)
+    if (primary.status.counting.length < this.present.length - 1 && primary.status.counting.length > 0)
       return `only ${primary.status.counting} count`;
     for (const { member, status } of all) {
       if (member === primary.member) continue;
@@ -209,6 +219,14 @@ export class FailoverCluster {
     await this.etcd?.close();
   }
 
+  /** Instead of remove(): the logs are wanted. */
+  keep(): void {
+    for (const disk of this.disks.values()) {
+      cpSync(disk.log, `${disk.dir}.kept`, { recursive: true });
+      disk.remove();
+    }
+  }
+
   /** After close() and audit(). */
   remove(): void {
     for (const disk of this.disks.values()) disk.remove();
@@ -222,7 +240,7 @@ export class FailoverCluster {
    */
   async audit(clients: readonly Client[], how: { lossAccepted?: boolean } = {}): Promise<Audited> {
     const logs = await Promise.all(
-      this.members.map(({ name, settings }) => readLog(name, settings.options.dir)),
+      this.present.map(({ name, settings }) => readLog(name, settings.options.dir)),
     );
     const reigns = this.members.flatMap(({ name, reigns }) =>
       reigns.map(({ epoch }) => ({ node: name, epoch })),
