@@ -2,6 +2,7 @@
 import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { comparePlaces } from '../../src/failover/quorum.js';
 import type { CommitRule, EngineOptions, EngineStatus } from '../../src/index.js';
 import { assertRecords, compareSegments, type LogCopy, readLog } from './logfiles.js';
 import type { Network } from './network.js';
@@ -311,11 +312,10 @@ export class Cluster {
   async failOver(candidates: readonly number[]): Promise<number> {
     const epochs = await Promise.all(candidates.map(async (index) => (await this.status(index)).epoch));
     const epoch = epochs.reduce((a, b) => (a > b ? a : b)) + 1n;
-    const received = await Promise.all(candidates.map((index) => this.member(index).process.promise(epoch)));
-    let best = 0;
-    for (let i = 1; i < candidates.length; i++)
-      if ((received[i] as bigint) > (received[best] as bigint)) best = i;
-    const primary = candidates[best] as number;
+    const promised = await Promise.all(
+      candidates.map(async (index) => ({ index, ...(await this.member(index).process.promise(epoch)) })),
+    );
+    const { index: primary } = promised.reduce((best, each) => (comparePlaces(each, best) > 0 ? each : best));
     await this.member(primary).process.promote(epoch);
     for (const index of candidates) if (index !== primary) await this.follow(index, primary);
     return primary;
