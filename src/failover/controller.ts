@@ -14,18 +14,10 @@ import {
 } from './election.js';
 import type { Action, Command, ControllerSettings, Event, Facts, Message, StateMessage } from './protocol.js';
 import { comparePlaces } from './quorum.js';
-import {
-  beginSwitchover,
-  endReign,
-  onGranted,
-  onHandoverPromised,
-  onHeld,
-  onReignRead,
-  onSwapped,
-  reignTick,
-} from './reign.js';
+import { endReign, onGranted, onReignRead, onSwapped, reignTick } from './reign.js';
 import { describe, heardMsAgo, reply, standbyTick, unwilling } from './standby.js';
 import { broadcast, lastPrimary, memberOf, newState, type State, send, type Turn, tell } from './state.js';
+import { beginSwitchover, onHandoverPromised, onHeld } from './switchover.js';
 
 /**
  * One node's part in deciding who is primary. It has no clock, socket, timer or file: {@link step} takes what happened,

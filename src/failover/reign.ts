@@ -1,10 +1,11 @@
 import { type PlannedNode, planTree } from '../cluster/planner.js';
 import type { CommitRule } from '../engine/options.js';
 import type { PrimaryRecord } from './coordinator/coordinator.js';
+import { keepRule } from './counting.js';
 import { stand } from './election.js';
-import type { Command, Facts } from './protocol.js';
-import { chooseStandbys, ruleOver, standbysNeeded, standbysOf } from './quorum.js';
-import { broadcast, eligibleBut, read, send, swap, type Turn, tell, waitBecause } from './state.js';
+import { standbysNeeded, standbysOf } from './quorum.js';
+import { broadcast, eligibleBut, read, swap, type Turn, tell, waitBecause } from './state.js';
+import { handOver } from './switchover.js';
 
 /** What a primary does while it is one: keep its lease, say who counts for commits, give the standbys their places. */
 export interface Reign {
@@ -212,78 +213,6 @@ export function onGranted(turn: Turn, from: string, epoch: bigint, round: number
   setLease(turn, reign, failsafe.askedAt);
 }
 
-// ---- who counts for commits ----
-
-/**
- * A node is in the record before the data plane counts it, and out of the data plane's rule, with all that was committed
- * by then held by the others, before it is out of the record. So whoever takes over by the record meets every commit.
- */
-function keepRule(turn: Turn, reign: Reign): void {
-  const { state, settings, facts, now } = turn;
-  if (settings.rule.level === 'async' || !state.view) return;
-  for (const { node } of facts.standbys) reign.seen.set(node, now);
-  const here = new Set<string>();
-  for (const [node, at] of reign.seen) if (now - at < settings.dropMs) here.add(node);
-  const inRecord = standbysOf(reign.record.rule);
-  if (reign.record.previous) forgetPrevious(turn, reign, inRecord);
-  const wanted = chooseStandbys(settings.rule, eligibleBut(state.view, settings.node), here, inRecord);
-  if (same(wanted, inRecord)) {
-    reign.narrowedAt = undefined;
-    if (!same(standbysOf(reign.rule), wanted)) setRule(turn, reign, reign.record.rule);
-    return;
-  }
-  if (wanted.some((node) => !inRecord.includes(node))) {
-    reign.narrowedAt = undefined;
-    if (state.swap) return;
-    const rule = ruleOver(settings.rule, [...new Set([...inRecord, ...wanted])].sort());
-    swap(turn, 'rule', state.view.revision, { ...reign.record, rule, renewal: reign.record.renewal + 1 });
-    return;
-  }
-  const narrow = ruleOver(settings.rule, wanted);
-  if (!same(standbysOf(reign.rule), wanted)) {
-    reign.narrowedAt = undefined;
-    setRule(turn, reign, narrow);
-    return;
-  }
-  // A step after the data plane was told: nothing is committed by the wider rule any more.
-  reign.narrowedAt ??= facts.committed;
-  if (state.swap || !hold(facts, narrow, reign.narrowedAt)) return;
-  swap(turn, 'rule', state.view.revision, {
-    ...reign.record,
-    rule: narrow,
-    renewal: reign.record.renewal + 1,
-  });
-}
-
-/** Every set of promises that is enough from now on has a node with all of what was committed before this reign. */
-function forgetPrevious(turn: Turn, reign: Reign, names: readonly string[]): void {
-  const { state, facts } = turn;
-  const there = facts.standbys.filter(({ node }) => names.includes(node)).length;
-  if (state.swap || !state.view || there < standbysNeeded(reign.record.rule)) return;
-  const { previous: _, ...record } = reign.record;
-  swap(turn, 'rule', state.view.revision, { ...record, renewal: record.renewal + 1 });
-}
-
-function setRule(turn: Turn, reign: Reign, rule: CommitRule): void {
-  reign.rule = rule;
-  turn.actions.push({ type: 'rule', rule });
-}
-
-/** Whether as many of the rule's nodes as it needs have everything below `lsn` at its level. */
-function hold(facts: Facts, rule: CommitRule, lsn: bigint): boolean {
-  if (rule.level === 'async') return true;
-  const { level } = rule;
-  const names = standbysOf(rule);
-  return (
-    facts.standbys.filter((standby) => names.includes(standby.node) && standby[level] >= lsn).length >=
-    standbysNeeded(rule)
-  );
-}
-
-function same(a: readonly string[], b: readonly string[]): boolean {
-  return a.length === b.length && a.every((node) => b.includes(node));
-}
-
 // ---- the tree ----
 
 function keepPlan(turn: Turn, reign: Reign): void {
@@ -349,79 +278,4 @@ function reconcile(turn: Turn, reign: Reign): void {
     );
     stand(turn, { forced: true });
   }
-}
-
-// ---- the planned change ----
-
-export function beginSwitchover(turn: Turn, id: string, command: Command & { type: 'switchover' }): void {
-  const { state, settings, facts, now } = turn;
-  const reign = state.reign as Reign;
-  const refuse = (message: string) => turn.actions.push({ type: 'answer', id, ok: false, message });
-  if (reign.handover) return void refuse(`a switchover to '${reign.handover.to}' is under way`);
-  if (state.election) return void refuse('an election is under way');
-  const eligible = eligibleBut(state.view, settings.node);
-  const here = facts.standbys.filter(
-    ({ node }) => eligible.includes(node) && state.peers.get(node)?.up === true,
-  );
-  if (command.to !== undefined && !here.some(({ node }) => node === command.to)) {
-    const why = eligible.includes(command.to) ? 'is not connected' : 'is not a member that can be promoted';
-    return void refuse(
-      `'${command.to}' ${why}; connected: ${here.map(({ node }) => node).join(', ') || 'nobody'}`,
-    );
-  }
-  const target =
-    command.to ??
-    here.reduce((best, each) => (best && best.received >= each.received ? best : each), here[0])?.node;
-  if (target === undefined) return void refuse('no standby that can be promoted is connected');
-  reign.handover = { id, to: target, since: now, held: false, promised: false };
-  tell(turn, 'info', 'switchover', `hands over to '${target}': appends wait until it has everything`);
-  turn.actions.push({ type: 'hold', on: true });
-}
-
-function handOver(turn: Turn, reign: Reign, handover: NonNullable<Reign['handover']>): void {
-  const { facts, settings, now, state } = turn;
-  if (handover.promised) return;
-  const target = facts.standbys.find(({ node }) => node === handover.to);
-  const drained = target !== undefined && target.received >= facts.lsn && facts.committed >= facts.lsn;
-  if (drained && handover.held && !state.swap && state.view) {
-    handover.promised = true;
-    turn.actions.push({ type: 'promise', epoch: reign.record.epoch + 1n });
-    return;
-  }
-  if (now - handover.since < settings.switchoverMs) return;
-  const why = target
-    ? `'${handover.to}' has LSN ${target.received} and committed is ${facts.committed}, of ${facts.lsn}`
-    : `'${handover.to}' is not connected any more`;
-  stay(turn, reign, handover.id, `given up after ${settings.switchoverMs} ms, nothing has changed: ${why}`);
-}
-
-/** The planned change is off. */
-function stay(turn: Turn, reign: Reign, id: string, message: string): void {
-  reign.handover = undefined;
-  turn.actions.push({ type: 'hold', on: false });
-  turn.actions.push({ type: 'answer', id, ok: false, message });
-}
-
-export function onHeld(turn: Turn, problem: string): void {
-  const { reign } = turn.state;
-  if (!reign?.handover || reign.handover.promised) return;
-  if (problem === '') reign.handover.held = true;
-  else stay(turn, reign, reign.handover.id, `nothing has changed: ${problem}`);
-}
-
-/** The data plane has promised: from here on this node is a standby, and its successor may begin. */
-export function onHandoverPromised(
-  turn: Turn,
-  epoch: bigint,
-  place: { logEpoch: bigint; lsn: bigint },
-): void {
-  const { state, now } = turn;
-  const { reign } = state;
-  if (!reign?.handover?.promised || epoch !== reign.record.epoch + 1n) return;
-  const { id, to } = reign.handover;
-  state.reign = undefined;
-  state.handedOver = { id, to, epoch, since: now };
-  state.promisedSince = now;
-  send(turn, to, { type: 'handover', epoch, revision: state.view?.revision ?? 0n, ...place });
-  tell(turn, 'info', 'handed-over', `has handed over to '${to}' at LSN ${place.lsn}`);
 }
