@@ -2,9 +2,10 @@
 #include <doctest/doctest.h>
 
 #include "databases/postgres/command.h"
+#include "databases/postgres/history.h"
 #include "databases/postgres/protocol.h"
 #include "databases/postgres/stream.h"
-#include "databases/postgres/timelines.h"
+#include "databases/postgres/wal.h"
 
 using namespace walship;
 using namespace walship::postgres;

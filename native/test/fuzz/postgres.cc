@@ -1,9 +1,10 @@
 // Whatever a client, a server or a WAL page says, taking it apart ends in a value or an error; what was taken apart and is
 // put together again is the same. The first byte chooses the parser.
 #include "databases/postgres/command.h"
+#include "databases/postgres/history.h"
 #include "databases/postgres/protocol.h"
 #include "databases/postgres/stream.h"
-#include "databases/postgres/timelines.h"
+#include "databases/postgres/wal.h"
 
 using namespace walship;
 using namespace walship::postgres;
