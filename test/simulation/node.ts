@@ -54,6 +54,7 @@ export class SimNode {
   upstream: Session | undefined;
   readonly downstreams = new Set<Session>();
   readonly tree = new Map<string, Vouched & { via: Session }>();
+  readonly facts: Facts = new SimFacts(this);
   #flushing = false;
   #retryAt = 0;
   #stopWatch = () => {};
@@ -137,43 +138,7 @@ export class SimNode {
       return;
     }
     if (!this.controller) return;
-    for (const action of this.controller.step(event, this.facts(), this.hostNow)) this.#carryOut(action);
-  }
-
-  facts(): Facts {
-    const { upstream, target, world } = this;
-    return {
-      logEpoch: this.#claimedLogEpoch(),
-      lsn: BigInt(this.log.length),
-      promisedEpoch: BigInt(this.promisedEpoch),
-      committed: BigInt(this.committed),
-      primary: this.isPrimary,
-      failed: this.failed,
-      ...(target !== undefined && {
-        upstream: {
-          node: target,
-          up: upstream?.streaming === true,
-          heardMsAgo: upstream ? (world.agenda.now - upstream.heardDown) * this.clock.rate : 0,
-        },
-      }),
-      standbys: this.isPrimary ? this.#vouching() : [],
-      rails: ['tcp'],
-    };
-  }
-
-  #claimedLogEpoch(): bigint {
-    const newest = this.controller?.state.view?.primary?.epoch;
-    const lies = this.world.mutations.has('compare-length-only') && newest !== undefined;
-    return lies ? newest : BigInt(this.logEpoch);
-  }
-
-  #vouching(): Facts['standbys'] {
-    const there = [];
-    for (const { node, epoch, received, flushed } of this.tree.values()) {
-      if (epoch !== this.epoch) continue;
-      there.push({ node, received: BigInt(received), flushed: BigInt(flushed), applied: BigInt(flushed) });
-    }
-    return there;
+    for (const action of this.controller.step(event, this.facts, this.hostNow)) this.#carryOut(action);
   }
 
   #carryOut(action: Action): void {
@@ -252,7 +217,8 @@ export class SimNode {
       world.checker.promised(this.id, this.promisedEpoch, epoch);
       if (!world.mutations.has('skip-promise')) this.promisedEpoch = epoch;
     }
-    const place = { logEpoch: this.#claimedLogEpoch(), lsn: BigInt(this.log.length) };
+    const { logEpoch, lsn } = this.facts;
+    const place = { logEpoch, lsn };
     this.step({ type: 'promised', epoch: BigInt(epoch), place, problem });
   }
 
@@ -387,3 +353,62 @@ export class SimNode {
     this.step({ type: 'view', view });
   }
 }
+
+/** As the real one, looked up at the moment it is asked. */
+class SimFacts implements Facts {
+  readonly #node: SimNode;
+
+  constructor(node: SimNode) {
+    this.#node = node;
+  }
+
+  get logEpoch(): bigint {
+    const { world, controller, logEpoch } = this.#node;
+    const newest = controller?.state.view?.primary?.epoch;
+    return world.mutations.has('compare-length-only') && newest !== undefined ? newest : BigInt(logEpoch);
+  }
+
+  get lsn(): bigint {
+    return BigInt(this.#node.log.length);
+  }
+
+  get promisedEpoch(): bigint {
+    return BigInt(this.#node.promisedEpoch);
+  }
+
+  get committed(): bigint {
+    return BigInt(this.#node.committed);
+  }
+
+  get primary(): boolean {
+    return this.#node.isPrimary;
+  }
+
+  get failed(): boolean {
+    return this.#node.failed;
+  }
+
+  get upstream(): Facts['upstream'] {
+    const { upstream, target, world, clock } = this.#node;
+    if (target === undefined) return undefined;
+    const heardMsAgo = upstream ? (world.agenda.now - upstream.heardDown) * clock.rate : 0;
+    return { node: target, up: upstream?.streaming === true, heardMsAgo };
+  }
+
+  get standbys(): Facts['standbys'] {
+    const { tree, epoch: mine, isPrimary } = this.#node;
+    const there = [];
+    if (!isPrimary) return [];
+    for (const { node, epoch, received, flushed } of tree.values()) {
+      if (epoch !== mine) continue;
+      there.push({ node, received: BigInt(received), flushed: BigInt(flushed), applied: BigInt(flushed) });
+    }
+    return there;
+  }
+
+  get rails(): readonly string[] {
+    return rails;
+  }
+}
+
+const rails = ['tcp'];
