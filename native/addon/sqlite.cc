@@ -79,6 +79,8 @@ Napi::Object statusOf(Napi::Env env, const ReplicaStatus& status) {
       out.Set("checkpointedMsAgo", plain(applier.checkpointedMsAgo));
       out.Set("blockedMs", plain(applier.blockedMs));
       out.Set("snapshotNeeded", applier.snapshotNeeded);
+      out.Set("snapshotPages", plain(applier.snapshotPages));
+      out.Set("snapshotPagesDone", plain(applier.snapshotPagesDone));
       problem(applier.problem);
       break;
     }

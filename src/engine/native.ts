@@ -383,6 +383,9 @@ export type NativeReplicaStatus = { readonly problem?: Error } & (
       readonly checkpointedMsAgo: number;
       readonly blockedMs: number;
       readonly snapshotNeeded: boolean;
+      /** Of the snapshot that is coming, 0 if there is none. */
+      readonly snapshotPages: number;
+      readonly snapshotPagesDone: number;
     }
 );
 
@@ -396,7 +399,7 @@ export interface NativeReplica {
   stop(): Promise<void>;
   /** The LSN behind everything committed by now. */
   capture(): Promise<bigint>;
-  /** Puts the whole database into the log. The LSN behind it. */
+  /** Puts a copy of the database into the log. The LSN behind it. */
   snapshot(): Promise<bigint>;
   setCommitMode(mode: 'async' | 'wait'): void;
   /** Waits until a standby whose log was cut at `lsn` has taken its database back there. */

@@ -92,6 +92,8 @@ ApplierStatus Applier::status() const {
   status.checkpointedMsAgo = msSince(checkpointedNs_.load());
   status.blockedMs = msSince(blockedSinceNs_.load());
   status.snapshotNeeded = snapshotNeededSeen_.load();
+  status.snapshotPages = snapshotPages_.load();
+  status.snapshotPagesDone = snapshotPagesDone_.load();
   const std::lock_guard lock(mutex_);
   status.problem = problem_ ? problem_ : checkpointProblem_;
   return status;
@@ -177,10 +179,12 @@ Result<bool> Applier::applyAvailable(uint64_t flushed) {
 
 Result<void> Applier::applyRecord(const LogRecord& record) {
   const PageRecordHeader& header = record.view.header();
+  if (header.copy()) return applyCopy(record);
   if (header.first()) {
     // One that its primary did not live to finish.
     if (transactionOpen_) dropBatch();
-    if (snapshotNeeded_) {
+    if (header.type == PageRecordType::snapshot && copyOpen_) dropBatch();
+    if (snapshotNeeded_ && !copyOpen_) {
       const bool whole = header.type == PageRecordType::snapshot ||
                          (header.last() && header.pageCount >= header.databasePages);
       if (!whole) return {};
@@ -201,14 +205,55 @@ Result<void> Applier::applyRecord(const LogRecord& record) {
     if (!begun.value()) return {};
   }
   if (auto appended = appendPages(record.view); !appended) return appended;
+  if (header.type == PageRecordType::snapshot && snapshotNeeded_) snapshotCame(record.view);
   if (!header.last()) return {};
-  snapshotNeeded_ = false;
   ++batchTransactions_;
+  if (copyOpen_) return {};  // no state of the database before the copy is whole
+  snapshotNeeded_ = false;
   batchEndLsn_ = record.endLsn;
   batchUs_ = header.commitUs;
   batchDatabasePages_ = header.databasePages;
   if (writer_->begun() && uint64_t{writer_->appended()} * header.pageBytes >= settings_.batchBytes) return commitBatch();
   return {};
+}
+
+// A node that has the database takes the place in the log only. One that has not puts everything from the copy's first
+// record to its last one into one commit.
+Result<void> Applier::applyCopy(const LogRecord& record) {
+  const PageRecordHeader& header = record.view.header();
+  if (transactionOpen_) dropBatch();
+  if (snapshotNeeded_) {
+    if (header.first()) {
+      if (copyOpen_) dropBatch();
+      copyOpen_ = true;
+      nextCopyPart_ = 0;
+      holdLog(record.startLsn);  // a restart begins there again
+    } else if (!copyOpen_ || header.part != nextCopyPart_) {
+      return {};
+    }
+    ++nextCopyPart_;
+    if (!writer_->begun()) {
+      auto begun = begin(header.pageBytes);
+      if (!begun) return begun.error();
+      if (!begun.value()) return {};
+    }
+    if (auto appended = appendPages(record.view); !appended) return appended;
+    snapshotCame(record.view);
+    if (!header.last()) return {};
+    copyOpen_ = false;
+    snapshotNeeded_ = false;
+  }
+  batchEndLsn_ = record.endLsn;
+  batchUs_ = header.commitUs;
+  batchDatabasePages_ = header.databasePages;
+  return {};
+}
+
+void Applier::snapshotCame(const PageRecord& record) {
+  const PageRecordHeader& header = record.header();
+  snapshotPages_.store(header.last() ? 0 : header.databasePages, std::memory_order_relaxed);
+  const uint32_t done = header.pageCount == 0 ? 0 : record.page(header.pageCount - 1);
+  snapshotPagesDone_.store(header.last() ? 0 : done, std::memory_order_relaxed);
 }
 
 Result<void> Applier::appendPages(const PageRecord& record) {
@@ -253,24 +298,30 @@ Result<void> Applier::commitBatch() {
   applied(batchEndLsn_);
   batchEndLsn_ = 0;
   batchTransactions_ = 0;
+  renewWal();
   return {};
 }
 
 // The database holds the log up to `lsn`, and nothing that the log does not.
 Result<void> Applier::settle(uint64_t lsn, std::vector<uint64_t> files) {
   if (auto synced = index_->syncWal(); !synced) return synced;
-  return sidecar_->update([&](SidecarState& state) {
+  auto noted = sidecar_->update([&](SidecarState& state) {
     state.role = SidecarRole::standby;
     state.appliedLsn = lsn;
     state.closedCleanly = false;
     state.undone = std::move(files);
     return true;
   });
+  if (noted) holdLog(lsn);
+  return noted;
 }
 
 void Applier::dropBatch() {
   if (writer_->begun()) writer_->abandon();
   transactionOpen_ = false;
+  copyOpen_ = false;
+  snapshotPages_.store(0, std::memory_order_relaxed);
+  snapshotPagesDone_.store(0, std::memory_order_relaxed);
   batchEndLsn_ = 0;
   batchTransactions_ = 0;
 }
@@ -285,7 +336,7 @@ void Applier::applied(uint64_t lsn) {
 // ---- checkpoints ----
 
 // Begins the WAL anew when it is large, everything of it is in the database file, and no reader uses it. The
-// checkpointer has done the most of it; the rest is small, and waits for nobody.
+// checkpointer has done the most of it, or else, under a load that it does not keep up with, this thread does it.
 void Applier::renewWal() {
   if (writer_->begun()) return;
   const uint64_t frameBytes = writer_->header().pageBytes() + kWalFrameHeaderBytes;
@@ -295,30 +346,38 @@ void Applier::renewWal() {
     return;
   }
   const uint64_t nowNs = monotonicNs();
-  if (nowNs < nextRenewNs_) return;
-  nextRenewNs_ = nowNs + kRenewRetryNs;
+  const bool tooLarge = bytes >= 2 * settings_.checkpointBytes;
+  uint64_t& next = tooLarge ? nextForcedRenewNs_ : nextRenewNs_;
+  if (nowNs < next) return;
   const uint64_t rest = (writer_->frames() - std::min(index_->backfilled(), writer_->frames())) * frameBytes;
-  Result<void> outcome;
-  bool renewed = false;
-  if (rest > settings_.checkpointBytes / 8) {
+  if (rest > settings_.checkpointBytes / 8 && !tooLarge) {
     {
       const std::lock_guard lock(mutex_);
       checkpointDue_ = true;
     }
     moved_.notify_all();
-  } else {
-    auto checkpointed = index_->checkpoint();
-    if (!checkpointed) return this->checkpointed(checkpointed.error());
-    auto restarted = writer_->restart();
-    if (!restarted) return this->checkpointed(restarted.error());
-    renewed = restarted.value();
+    next = nowNs + kRenewRetryNs;
+    return blocked(nowNs);
   }
-  if (renewed) {
-    blockedSinceNs_.store(0, std::memory_order_relaxed);
-    walBytes_.store(0, std::memory_order_relaxed);
-  } else if (blockedSinceNs_.load(std::memory_order_relaxed) == 0) {
-    blockedSinceNs_.store(nowNs, std::memory_order_relaxed);
+  auto done = index_->checkpoint();
+  // The checkpointer is at it: what it leaves is done here, or the WAL would grow and grow.
+  while (done && done.value().busy && tooLarge && !stopping_.load()) {
+    std::this_thread::sleep_for(kLockRetry);
+    done = index_->checkpoint();
   }
+  if (!done) return checkpointed(done.error());
+  auto restarted = writer_->restart();
+  if (!restarted) return checkpointed(restarted.error());
+  if (!restarted.value()) {
+    next = monotonicNs() + kRenewRetryNs;
+    return blocked(nowNs);
+  }
+  blockedSinceNs_.store(0, std::memory_order_relaxed);
+  walBytes_.store(0, std::memory_order_relaxed);
+}
+
+void Applier::blocked(uint64_t nowNs) {
+  if (blockedSinceNs_.load(std::memory_order_relaxed) == 0) blockedSinceNs_.store(nowNs, std::memory_order_relaxed);
 }
 
 void Applier::checkpointer() {
@@ -347,11 +406,21 @@ Result<void> Applier::checkpointOnce(WalIndex& index) {
   if (outcome.value().backfilled < outcome.value().frames) {
     if (auto synced = index.syncWal(); !synced) return synced;
   }
-  return sidecar_->update([&](SidecarState& state) {
-    if (generation_.load(std::memory_order_acquire) != generation || state.appliedLsn == lsn) return false;
+  bool noted = false;
+  auto stored = sidecar_->update([&](SidecarState& state) {
+    noted = generation_.load(std::memory_order_acquire) == generation;
+    if (!noted || state.appliedLsn == lsn) return false;
     state.appliedLsn = lsn;
     return true;
   });
+  if (stored && noted) holdLog(lsn);
+  return stored;
+}
+
+// The log keeps, for this node as a reader of it, what is not durably in the database's files: after a crash it is
+// applied again.
+void Applier::holdLog(uint64_t lsn) {
+  if (auto held = engine_.readers().set(engine_.settings().nodeId, lsn); !held) problem(held.error());
 }
 
 }  // namespace walship

@@ -17,7 +17,9 @@ namespace walship {
 
 struct ApplierSettings {
   uint32_t checkpointMs = 1000;            // the checkpointer's interval
-  uint64_t checkpointBytes = 16ull << 20;  // a WAL larger than this is checkpointed at once, and begun anew when it can be
+  // A WAL larger than this is checkpointed at once, and begun anew when it can be. At twice the size the applier waits
+  // for it: so large, and one transaction more, is as large as it becomes without a reader that needs it.
+  uint64_t checkpointBytes = 16ull << 20;
   uint64_t batchBytes = 1u << 20;          // of page images that go into one commit when the applier is behind
 };
 
@@ -32,6 +34,8 @@ struct ApplierStatus {
   uint64_t checkpointedMsAgo = 0;  // the last one; 0 also if there was none
   uint64_t blockedMs = 0;          // for so long a reader has kept the WAL from being begun anew although it is large
   bool snapshotNeeded = false;     // nothing is applied until a snapshot comes in the log
+  uint32_t snapshotPages = 0;      // of the one that is coming, 0 if there is none: pages in all, and here
+  uint32_t snapshotPagesDone = 0;
   std::optional<Error> problem;    // why nothing is applied; a passing one is tried again
 };
 
@@ -69,6 +73,8 @@ class Applier {
 
   Result<bool> applyAvailable(uint64_t flushed);
   Result<void> applyRecord(const LogRecord& record);
+  Result<void> applyCopy(const LogRecord& record);
+  void snapshotCame(const PageRecord& record);
   Result<void> appendPages(const PageRecord& record);
   Result<bool> begin(uint32_t pageBytes);  // false: stopping
   Result<void> commitBatch();
@@ -77,8 +83,10 @@ class Applier {
   void applied(uint64_t lsn);
 
   void renewWal();
+  void blocked(uint64_t nowNs);
   void checkpointer();
   Result<void> checkpointOnce(WalIndex& index);
+  void holdLog(uint64_t lsn);
 
   Engine& engine_;
   const std::string path_;
@@ -97,11 +105,14 @@ class Applier {
   std::optional<std::vector<uint64_t>> unsettled_;  // the sidecar learns of the first commit at once; LostPages::files
   bool transactionOpen_ = false;    // its first records are appended, its last one is not here yet
   uint32_t nextPart_ = 0;
+  bool copyOpen_ = false;           // the batch holds everything since the first record of a copy (record.h)
+  uint32_t nextCopyPart_ = 0;
   uint64_t batchEndLsn_ = 0;        // of the last whole transaction appended and not committed; 0: none
   uint64_t batchUs_ = 0;
   uint32_t batchDatabasePages_ = 0;
   uint32_t batchTransactions_ = 0;
   uint64_t nextRenewNs_ = 0;
+  uint64_t nextForcedRenewNs_ = 0;  // of a WAL that is too large
 
   std::atomic<uint64_t> applied_{0};
   std::atomic<uint64_t> appliedUs_{0};
@@ -115,6 +126,8 @@ class Applier {
   std::atomic<uint64_t> checkpointedNs_{0};
   std::atomic<uint64_t> blockedSinceNs_{0};
   std::atomic<bool> snapshotNeededSeen_{false};
+  std::atomic<uint32_t> snapshotPages_{0};
+  std::atomic<uint32_t> snapshotPagesDone_{0};
 
   mutable std::mutex mutex_;
   std::condition_variable moved_;         // seenLsn_, or there is work for the checkpointer, or the end

@@ -111,13 +111,6 @@ Result<uint64_t> Capture::captureNow() {
   return transcriber_->lsn();
 }
 
-Result<uint64_t> Capture::snapshotNow() {
-  const std::lock_guard lock(mutex_);
-  if (!index_) return makeError("WALSHIP_ERR_CLOSED", "the database is not captured any more");
-  if (auto done = snapshot(); !done) return done.error();
-  return transcriber_->lsn();
-}
-
 // With mutex_.
 Result<void> Capture::captureTo(const WalIndexHeader& header) {
   if (snapshotDue_) return snapshot();

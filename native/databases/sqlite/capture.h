@@ -57,8 +57,8 @@ class Capture final : private WalHook::Listener {
 
   // The LSN behind everything committed by now.
   Result<uint64_t> captureNow();
-  // Puts the database into the log whole, as one transaction, so that a node without any of it can begin there. Others
-  // may write meanwhile, but what waits for its commit rule waits for the end. The LSN behind it.
+  // Puts a copy of the database into the log, so that a node without any of it can begin there. Everybody writes and
+  // commits meanwhile. The LSN behind it. WALSHIP_ERR_CLOSED: stop() came first.
   Result<uint64_t> snapshotNow();
   void setWait(bool wait);
   CaptureStatus status();
@@ -87,6 +87,13 @@ class Capture final : private WalHook::Listener {
   Result<uint32_t> pragma(const char* name);
   Result<void> snapshot();
   Result<void> anchor();
+
+  // copy.cc
+  Result<uint64_t> copyDatabase();
+  Result<Transcriber::CopyStep> copyStep();
+  Result<void> beginRead(WalIndexHeader& header, uint32_t timeoutMs, bool captured);
+  void endRead();
+  void paceCopy(const Transcriber::CopyStep& step);
 
   void run();
   bool round();
@@ -117,6 +124,7 @@ class Capture final : private WalHook::Listener {
   std::shared_ptr<WalHook> hook_;
   std::atomic<bool> ending_{false};
 
+  std::mutex copying_;  // before mutex_
   // Before mutex_ where both are held: SQLite's write lock.
   std::mutex mutex_;
   Connection connection_;

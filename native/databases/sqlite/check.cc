@@ -27,8 +27,8 @@ struct WalImages {
   std::unordered_map<uint32_t, uint64_t> later;  // and their pages, which a checkpoint may have copied already
 };
 
-// `end`: what lies behind this place is not in the log.
-Result<WalImages> readWal(const Fd& wal, const std::string& file, uint64_t bytes, const WalPlace& end,
+// `ends`: the log's last state, as SqliteLogSurvey::lastPlaces. What lies behind it is not in the log.
+Result<WalImages> readWal(const Fd& wal, const std::string& file, uint64_t bytes, const std::vector<WalPlace>& ends,
                           uint32_t& pageBytes) {
   WalImages found;
   std::array<std::byte, kWalHeaderBytes> start;
@@ -40,6 +40,8 @@ Result<WalImages> readWal(const Fd& wal, const std::string& file, uint64_t bytes
   std::vector<std::byte> frame(kWalFrameHeaderBytes + pageBytes);
   std::unordered_map<uint32_t, uint64_t> open;
   WalChecksum sum = header.sum;
+  const auto here = std::find_if(ends.rbegin(), ends.rend(), [&](const WalPlace& each) { return each.salts == header.salts; });
+  const WalPlace end = here == ends.rend() ? ends.back() : *here;
   bool captured = end != WalPlace{header.salts, 0, sum};
   for (uint32_t at = 1; walFrameOffset(at + 1, pageBytes) <= bytes; ++at) {
     const uint64_t offset = walFrameOffset(at, pageBytes);
@@ -62,7 +64,7 @@ Result<WalImages> readWal(const Fd& wal, const std::string& file, uint64_t bytes
   return found;
 }
 
-Result<Pages> readDatabase(const std::string& file, const WalPlace& end) {
+Result<Pages> readDatabase(const std::string& file, const std::vector<WalPlace>& ends) {
   auto size = sizeOf(file);
   if (!size) return size.error();
   auto opened = openFile(file, O_RDONLY);
@@ -85,7 +87,7 @@ Result<Pages> readDatabase(const std::string& file, const WalPlace& end) {
     auto walSize = sizeOf(walFile);
     if (!walSize) return walSize.error();
     uint32_t walPageBytes = pages.pageBytes;
-    auto found = readWal(wal, walFile, walSize.value(), end, walPageBytes);
+    auto found = readWal(wal, walFile, walSize.value(), ends, walPageBytes);
     if (!found) return found.error();
     images = found.take();
     if (images.databasePages != 0) pages.pageBytes = walPageBytes;
@@ -123,7 +125,7 @@ class Replay {
 
   // The pages of a whole transaction.
   void apply(const LoggedTransaction& whole, const std::vector<std::pair<uint32_t, uint64_t>>& images) {
-    if (whole.snapshot) forgetFrom(0);
+    if (whole.snapshot && !whole.noChange) forgetFrom(0);
     pageBytes_ = whole.pageBytes;
     for (const auto& [page, sum] : images) {
       if (page == lockBytePage(pageBytes_)) continue;
@@ -185,11 +187,18 @@ Result<void> replay(const std::string& logDir, uint64_t fromLsn, uint64_t toLsn,
   TransactionAssembler assembler;
   std::vector<std::pair<uint32_t, uint64_t>> images;
   return readRecords(logDir, fromLsn, toLsn, [&](const LogRecord& record) -> Result<void> {
-    if (record.view.header().first()) images.clear();
+    const PageRecordHeader& header = record.view.header();
+    if (header.first() || header.copy()) images.clear();
     for (uint32_t i = 0; i < record.view.header().pageCount; ++i) {
       images.emplace_back(record.view.page(i), checksum(record.view.image(i)));
     }
-    if (const auto whole = assembler.take(record)) {
+    auto whole = assembler.take(record);
+    // Each record of a copy is true by itself.
+    if (header.copy()) {
+      whole = LoggedTransaction{record.startLsn, record.endLsn, header.commitUs, header.pageBytes, header.databasePages,
+                                true,            true,          header.place};
+    }
+    if (whole) {
       into.apply(*whole, images);
       at(*whole);
     }
@@ -217,7 +226,7 @@ Result<DatabaseComparison> compareSqlite(const std::string& database, const std:
   auto sidecar = Sidecar::open(database);
   if (!sidecar) return sidecar.error();
   const uint64_t appliedLsn = sidecar.value()->state().appliedLsn;
-  auto read = readDatabase(database, survey.last->place);
+  auto read = readDatabase(database, survey.lastPlaces);
   if (!read) return read.error();
   const Pages& pages = read.value();
 

@@ -32,13 +32,22 @@ Result<uint64_t> findStart(const std::string& logDir, const LogSummary& summary)
 
 }  // namespace
 
+// A transaction is left unfinished: also the end of the copy under way.
+void TransactionAssembler::abandonOpen() {
+  if (!open_) return;
+  abandoned_.emplace_back(*open_, openEnd_);
+  open_.reset();
+  copy_.reset();
+}
+
 std::optional<LoggedTransaction> TransactionAssembler::take(const LogRecord& record) {
   const PageRecordHeader& header = record.view.header();
+  if (header.copy()) return takeCopy(record);
   const bool continues = open_ && header.part == nextPart_ && !header.first();
-  if (open_ && !continues) abandoned_.emplace_back(*open_, openEnd_);
-  if (!continues) open_.reset();
+  if (!continues) abandonOpen();
   if (header.first()) {
     open_ = record.startLsn;
+    if (header.type == PageRecordType::snapshot) copy_.reset();
   } else if (!continues) {
     abandoned_.emplace_back(record.startLsn, record.endLsn);
     return std::nullopt;
@@ -50,6 +59,22 @@ std::optional<LoggedTransaction> TransactionAssembler::take(const LogRecord& rec
                                 header.pageBytes, header.databasePages, header.type == PageRecordType::snapshot,
                                 header.noChange(),   header.place};
   open_.reset();
+  return whole;
+}
+
+std::optional<LoggedTransaction> TransactionAssembler::takeCopy(const LogRecord& record) {
+  const PageRecordHeader& header = record.view.header();
+  abandonOpen();
+  if (header.first()) {
+    copy_ = record.startLsn;
+    nextCopyPart_ = 0;
+  }
+  if (copy_ && header.part != nextCopyPart_) copy_.reset();
+  ++nextCopyPart_;
+  if (!copy_ || !header.last()) return std::nullopt;
+  const LoggedTransaction whole{*copy_, record.endLsn, header.commitUs, header.pageBytes, header.databasePages,
+                                true,   true,          header.place};
+  copy_.reset();
   return whole;
 }
 
@@ -91,7 +116,11 @@ Result<SqliteLogSurvey> surveySqliteLog(const std::string& logDir,
     }
     if (!survey.first) survey.first = whole;
     survey.last = whole;
-    if (!whole->noChange) ++survey.transactions;
+    if (!whole->noChange) {
+      ++survey.transactions;
+      survey.lastPlaces.clear();
+    }
+    survey.lastPlaces.push_back(whole->place);
     if (whole->snapshot) survey.snapshots.push_back(*whole);
     return {};
   });

@@ -18,7 +18,7 @@ struct LoggedTransaction {
   uint64_t timeUs = 0;  // wall clock of the primary when it saw the commit
   uint32_t pageBytes = 0;
   uint32_t databasePages = 0;
-  bool snapshot = false;
+  bool snapshot = false;  // or a copy
   bool noChange = false;
   WalPlace place;  // on the primary
 };
@@ -26,15 +26,20 @@ struct LoggedTransaction {
 // Tells which records make a whole transaction.
 class TransactionAssembler {
  public:
-  // The transaction that this record completes.
+  // The transaction, or copy, that this record completes.
   std::optional<LoggedTransaction> take(const LogRecord& record);
   // What was begun and never completed, as ranges of LSNs. Not yet: what is open.
   const std::vector<std::pair<uint64_t, uint64_t>>& abandoned() const { return abandoned_; }
 
  private:
+  std::optional<LoggedTransaction> takeCopy(const LogRecord& record);
+  void abandonOpen();
+
   std::optional<uint64_t> open_;  // where it began
   uint64_t openEnd_ = 0;
   uint32_t nextPart_ = 0;
+  std::optional<uint64_t> copy_;  // where the one under way began
+  uint32_t nextCopyPart_ = 0;
   std::vector<std::pair<uint64_t, uint64_t>> abandoned_;
 };
 
@@ -47,6 +52,8 @@ struct SqliteLogSurvey {
   std::optional<LoggedTransaction> last;
   std::optional<LoggedTransaction> beyond;  // the one at which it was told to stop
   std::vector<LoggedTransaction> snapshots;
+  // Places of the WAL that the last state in the log stands for, in order: a generation that was planned may not have come.
+  std::vector<WalPlace> lastPlaces;
   std::vector<std::pair<uint64_t, uint64_t>> abandoned;  // as TransactionAssembler::abandoned()
   bool inUse = false;  // a process has the log open
 };

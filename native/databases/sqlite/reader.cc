@@ -91,20 +91,35 @@ Result<std::optional<uint64_t>> transactionBefore(Engine& engine, uint64_t lsn) 
   if (lsn <= engine.log().firstLsn()) return std::optional<uint64_t>{};
   auto last = engine.store().pageOf(lsn - 1);
   if (!last) return last.error();
+  // Backwards, part by part, each read once: a transaction may be larger than any part.
+  bool endsBehind = false;  // behind the part, a transaction ends that began in it or before it
+  uint64_t partEnd = lsn;
   for (uint64_t page = last.value() + 1; page-- > engine.log().firstPage();) {
     auto starts = recordStartsIn(engine, page);
     if (!starts) return starts.error();
-    if (starts.value().empty() || starts.value().front() >= lsn) continue;
-    RecordReader reader(engine, starts.value().front());
+    if (starts.value().empty() || starts.value().front() >= partEnd) continue;
+    const uint64_t partStart = starts.value().front();
+    RecordReader reader(engine, partStart);
     std::optional<uint64_t> begun;
+    bool firstSeen = false;
+    bool endSeen = false;  // of one that began before the part
     while (true) {
-      auto record = reader.next(lsn);
+      auto record = reader.next(partEnd);
       if (!record) return record.error();
       if (!record.value()) break;
       const PageRecordHeader& header = record.value()->view.header();
-      if (header.first()) begun = record.value()->startLsn;
+      if (header.copy()) return std::optional(record.value()->startLsn);
+      if (header.first()) {
+        begun = record.value()->startLsn;
+        firstSeen = true;
+      }
       if (header.last() && begun) return begun;
+      if (header.last() && !firstSeen) endSeen = true;
     }
+    if (begun && endsBehind) return begun;
+    // With no beginning in the part, what ends behind it ends behind the parts before it, too.
+    endsBehind = endSeen || (endsBehind && !firstSeen);
+    partEnd = partStart;
   }
   return std::optional<uint64_t>{};
 }

@@ -51,8 +51,8 @@ class RecordReader {
 // none: there is none.
 Result<std::optional<uint64_t>> firstRecordStart(Engine& engine);
 
-// Where a transaction begins that is complete at or below `lsn`: the last one, or some before it. none: the log holds
-// none.
+// Where a transaction, or a record of a copy, begins that is complete at or below `lsn`: the last one, or some before it.
+// none: the log holds none.
 Result<std::optional<uint64_t>> transactionBefore(Engine& engine, uint64_t lsn);
 
 }  // namespace walship

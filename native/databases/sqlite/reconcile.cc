@@ -12,6 +12,8 @@ void Applier::awaitSnapshot(std::vector<uint64_t> files) {
   unsettled_ = std::move(files);
   snapshotNeeded_ = true;
   snapshotNeededSeen_.store(true);
+  // Nothing of what the log holds now is needed; what a snapshot begins with is held when it comes.
+  if (auto removed = engine_.readers().remove(engine_.settings().nodeId); !removed) problem(removed.error());
 }
 
 Result<void> Applier::reconcile() {
@@ -83,11 +85,11 @@ Result<void> Applier::reconcileTo(uint64_t startLsn, uint64_t flushed, const Los
     if (!record) return record.error();
     if (!record.value()) break;
     const PageRecordHeader& header = record.value()->view.header();
-    if (header.first()) open.clear();
-    if (lost.any()) {
+    if (header.first() || header.copy()) open.clear();
+    if (lost.any() && !header.copy()) {
       for (uint32_t i = 0; i < header.pageCount; ++i) open.push_back(record.value()->view.page(i));
     }
-    if (!header.last()) continue;
+    if (!header.state()) continue;
     covered.insert(open.begin(), open.end());
     end = {record.value()->endLsn, header.databasePages, header.pageBytes, header.commitUs};
   }
@@ -112,7 +114,7 @@ Result<void> Applier::reconcileTo(uint64_t startLsn, uint64_t flushed, const Los
         done = record.error();
       } else if (!record.value()) {
         break;
-      } else {
+      } else if (!record.value()->view.header().copy()) {
         done = appendPages(record.value()->view);
       }
     }

@@ -10,7 +10,7 @@ namespace walship {
 namespace {
 
 constexpr uint32_t kMagic = 0x52515357;  // "WSQR"
-constexpr uint8_t kVersion = 1;
+constexpr uint8_t kVersion = 2;
 
 // As it stands in the log.
 struct Stored {
@@ -46,6 +46,15 @@ void PageRecordWriter::begin(PageRecordType type, uint32_t pageBytes, bool noCha
   pageBytes_ = pageBytes;
   part_ = 0;
   noChange_ = noChange;
+  clear();
+}
+
+void PageRecordWriter::takeBack() {
+  WALSHIP_ASSERT(part_ > 0 && pages_.empty());
+  --part_;
+}
+
+void PageRecordWriter::clear() {
   pages_.clear();
   images_.clear();
 }
@@ -62,7 +71,8 @@ void PageRecordWriter::add(uint32_t page, Bytes image) {
   std::copy(image.begin(), image.end(), images_.begin() + static_cast<ptrdiff_t>(at));
 }
 
-Bytes PageRecordWriter::finish(uint32_t databasePages, const WalPlace& place, uint64_t commitUs) {
+Bytes PageRecordWriter::finish(bool last, uint32_t databasePages, const WalPlace& place, uint64_t commitUs) {
+  WALSHIP_ASSERT(databasePages != 0 || !last);
   const auto bytes = pageRecordBytes(pageCount(), pageBytes_);
   WALSHIP_ASSERT(bytes <= kPageRecordBytesMax);
   record_.resize(bytes);
@@ -75,10 +85,10 @@ Bytes PageRecordWriter::finish(uint32_t databasePages, const WalPlace& place, ui
   stored.magic = kMagic;
   stored.version = kVersion;
   stored.type = static_cast<uint8_t>(type_);
-  stored.flags = static_cast<uint16_t>((part_ == 0 ? kPageRecordFirst : 0) | (databasePages != 0 ? kPageRecordLast : 0) |
+  stored.flags = static_cast<uint16_t>((part_ == 0 ? kPageRecordFirst : 0) | (last ? kPageRecordLast : 0) |
                                        (noChange_ ? kPageRecordNoChange : 0));
   stored.pageBytes = pageBytes_;
-  stored.databasePages = databasePages;
+  stored.databasePages = last || type_ != PageRecordType::transaction ? databasePages : 0;
   stored.pageCount = pageCount();
   stored.part = part_++;
   stored.commitUs = commitUs;
@@ -89,8 +99,7 @@ Bytes PageRecordWriter::finish(uint32_t databasePages, const WalPlace& place, ui
   stored.bodySum = checksum(body);
   stored.headerSum = headerSumOf(stored);
   std::memcpy(record_.data(), &stored, sizeof stored);
-  pages_.clear();
-  images_.clear();
+  clear();
   return record_;
 }
 
@@ -100,20 +109,22 @@ Result<PageRecordHeader> parsePageRecordHeader(Bytes bytes) {
   if (stored.magic != kMagic) return invalid("another magic");
   if (stored.headerSum != headerSumOf(stored)) return invalid("the header's sum");
   if (stored.version != kVersion) return invalid("another version");
-  if (stored.type != static_cast<uint8_t>(PageRecordType::transaction) &&
-      stored.type != static_cast<uint8_t>(PageRecordType::snapshot)) {
+  const auto type = static_cast<PageRecordType>(stored.type);
+  if (type != PageRecordType::transaction && type != PageRecordType::snapshot && type != PageRecordType::copy) {
     return invalid("another type");
   }
   if ((stored.flags & ~(kPageRecordFirst | kPageRecordLast | kPageRecordNoChange)) != 0) return invalid("unknown flags");
   if (!isSqlitePageBytes(stored.pageBytes)) return invalid("the page size");
-  if (((stored.flags & kPageRecordLast) != 0) != (stored.databasePages != 0)) return invalid("the database's size");
+  const bool sized = type != PageRecordType::transaction || (stored.flags & kPageRecordLast) != 0;
+  if (sized != (stored.databasePages != 0)) return invalid("the database's size");
+  if (type == PageRecordType::copy && (stored.flags & kPageRecordNoChange) == 0) return invalid("a copy that changes");
   if (((stored.flags & kPageRecordFirst) != 0) != (stored.part == 0)) return invalid("the part's number");
   if (stored.recordBytes > kPageRecordBytesMax ||
       pageRecordBytes(stored.pageCount, stored.pageBytes) != stored.recordBytes) {
     return invalid("its length");
   }
   PageRecordHeader header;
-  header.type = static_cast<PageRecordType>(stored.type);
+  header.type = type;
   header.flags = stored.flags;
   header.pageBytes = stored.pageBytes;
   header.databasePages = stored.databasePages;

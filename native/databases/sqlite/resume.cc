@@ -97,7 +97,7 @@ Result<std::optional<Capture::Reached>> Capture::lastReached() {
     if (!record) return record.error();
     if (!record.value()) return reached;
     const PageRecordHeader& header = record.value()->view.header();
-    if (header.last()) reached = Reached{header.place, header.databasePages, record.value()->endLsn};
+    if (header.state()) reached = Reached{header.place, header.databasePages, record.value()->endLsn};
   }
 }
 
@@ -122,7 +122,7 @@ Result<std::optional<Capture::Anchor>> Capture::newestAnchor(const WalIndexHeade
     if (!record) return record.error();
     if (!record.value()) return newest;
     const PageRecordHeader& found = record.value()->view.header();
-    if (!found.last()) continue;
+    if (!found.state()) continue;
     auto held = holds(found.place, header);
     if (!held) return held.error();
     if (held.value()) {
@@ -146,6 +146,7 @@ Result<void> Capture::applyLogFrom(uint64_t lsn) {
     if (!record) return record.error();
     if (!record.value()) break;
     const PageRecord& view = record.value()->view;
+    if (view.header().copy()) continue;
     if (!writer.value().begun()) {
       auto begun = writer.value().begin(view.header().pageBytes);
       if (!begun) return begun.error();
@@ -167,22 +168,11 @@ Result<void> Capture::applyLogFrom(uint64_t lsn) {
   return {};
 }
 
-// The database as it is goes into the log whole. Others may write meanwhile.
+// The database as it is goes into the log whole, as one transaction that replaces what the log held: nodes that have the
+// database must take it, too. What waits for its commit rule waits for the end of it.
 Result<void> Capture::snapshot() {
   WalIndexHeader header;
-  // Through the connection that reads: its transaction must begin at this header, so nobody may commit meanwhile.
-  const uint64_t deadlineNs = monotonicNs() + uint64_t{kLockMs} * 1'000'000;
-  for (;;) {
-    auto now = index_->readHeader();
-    if (!now) return now.error();
-    header = now.value();
-    const int begun = sqlite3_exec(connection_.get(), "BEGIN; PRAGMA schema_version", nullptr, nullptr, nullptr);
-    if (begun != SQLITE_OK) return index_->error("cannot begin a transaction", begun);
-    const auto after = index_->tryHeader();
-    if (after && *after == header) break;
-    sqlite3_exec(connection_.get(), "ROLLBACK", nullptr, nullptr, nullptr);
-    if (monotonicNs() > deadlineNs) return index_->error("the database is written to all the time", SQLITE_BUSY);
-  }
+  if (auto begun = beginRead(header, kLockMs, false); !begun) return begun;
   Result<void> outcome;
   auto pages = pragma("PRAGMA page_count");
   auto pageBytes = pragma("PRAGMA page_size");
@@ -201,7 +191,7 @@ Result<void> Capture::snapshot() {
       snapshotLsn_.store(beginLsn);
     }
   }
-  sqlite3_exec(connection_.get(), "ROLLBACK", nullptr, nullptr, nullptr);
+  endRead();
   if (outcome) snapshotDue_ = false;
   return outcome;
 }
@@ -238,6 +228,8 @@ Result<void> Capture::resume() {
   const bool untouched = state.closedCleanly && state.stamp == sidecar_->stampNow();
   if (auto opened = open(); !opened) return opened;
   if (auto filled = fillPartialRecord(); !filled) return filled;
+  // A primary applies nothing from its log.
+  if (auto removed = engine_.readers().remove(engine_.settings().nodeId); !removed) return removed;
   const uint64_t end = engine_.pump().appender().endLsn();
   auto last = lastReached();
   if (!last) return last.error();

@@ -24,6 +24,7 @@ void Transcriber::start(const WalPlace& place, uint32_t databasePages, uint64_t 
   databasePages_ = databasePages;
   lsn_ = lsn;
   grown_.clear();
+  lastFrames_.clear();
 }
 
 // none: the WAL has no header yet.
@@ -66,6 +67,12 @@ Result<bool> Transcriber::valid(uint32_t last) {
 }
 
 Result<void> Transcriber::append(uint32_t last) {
+  auto appended = appendFrames(last);
+  if (!appended) copyBroken_ = true;
+  return appended;
+}
+
+Result<void> Transcriber::appendFrames(uint32_t last) {
   auto from = cursor();
   if (!from) return from.error();
   const auto changed = [&] {
@@ -81,9 +88,11 @@ Result<void> Transcriber::append(uint32_t last) {
     if (!inside) {
       writer_.begin(PageRecordType::transaction, cursor.pageBytes);
       grown_.clear();
+      lastFrames_.clear();
       inside = true;
     }
     writer_.add(header.page, image);
+    lastFrames_.emplace_back(header.page, cursor.frame);
     if (header.page > databasePages_) {
       const size_t behind = header.page - databasePages_;
       if (grown_.size() < behind) grown_.resize(behind);
@@ -92,13 +101,13 @@ Result<void> Transcriber::append(uint32_t last) {
     const WalPlace place{cursor.salts, cursor.frame, cursor.sum};
     if (header.dbPages != 0) {
       if (auto added = addUnwritten(header.dbPages, cursor.pageBytes); !added) return added;
-      if (auto appended = appendRecord(header.dbPages, place); !appended) return appended;
+      if (auto appended = appendRecord(true, header.dbPages, place); !appended) return appended;
       databasePages_ = header.dbPages;
       place_ = place;
       ++transactions_;
       inside = false;
     } else if (writer_.full()) {
-      return appendRecord(0, place);
+      return appendRecord(false, 0, place);
     }
     return {};
   });
@@ -125,19 +134,19 @@ Result<void> Transcriber::addUnwritten(uint32_t databasePages, uint32_t pageByte
     if (auto read = index_.readPage(page, *before, page_); !read) return read;
     writer_.add(page, page_);
     if (writer_.full()) {
-      if (auto appended = appendRecord(0, place_); !appended) return appended;
+      if (auto appended = appendRecord(false, 0, place_); !appended) return appended;
     }
   }
   return {};
 }
 
-Result<void> Transcriber::appendRecord(uint32_t databasePages, const WalPlace& place) {
-  const Bytes record = writer_.finish(databasePages, place, wallUs());
+Result<void> Transcriber::appendRecord(bool last, uint32_t databasePages, const WalPlace& place) {
+  const Bytes record = writer_.finish(last, databasePages, place, wallUs());
   const uint64_t startNs = monotonicNs();
   for (;;) {
     auto end = engine_.append(record);
     if (end) {
-      if (databasePages == 0) return {};
+      if (!last) return {};
       lsn_ = end.value();
       engine_.pump().setApplied(lsn_);  // it comes from the database
       return {};
@@ -151,12 +160,13 @@ Result<void> Transcriber::appendRecord(uint32_t databasePages, const WalPlace& p
 Result<void> Transcriber::appendAnchor(const WalPlace& place, uint32_t pageBytes, uint32_t databasePages, Bytes firstPage) {
   writer_.begin(PageRecordType::transaction, pageBytes, true);
   writer_.add(1, firstPage);
-  return appendRecord(databasePages, place);
+  return appendRecord(true, databasePages, place);
 }
 
 Result<void> Transcriber::appendSnapshot(const WalIndexHeader& header, uint32_t pageBytes, uint32_t databasePages,
                                          const std::function<void(uint32_t page)>& progress) {
   const WalPlace place{header.salts, header.frames, header.frameSum};
+  copyBroken_ = true;
   writer_.begin(PageRecordType::snapshot, pageBytes);
   page_.resize(pageBytes);
   for (uint32_t page = 1; page <= databasePages; ++page) {
@@ -165,14 +175,69 @@ Result<void> Transcriber::appendSnapshot(const WalIndexHeader& header, uint32_t 
       writer_.add(page, page_);
     }
     if (page < databasePages && writer_.full()) {
-      if (auto appended = appendRecord(0, place); !appended) return appended;
+      if (auto appended = appendRecord(false, databasePages, place); !appended) return appended;
       progress(page);
     }
   }
-  if (auto appended = appendRecord(databasePages, place); !appended) return appended;
+  if (auto appended = appendRecord(true, databasePages, place); !appended) return appended;
   ++transactions_;
   start(place, databasePages, lsn_);
   return {};
+}
+
+// ---- copies ----
+
+void Transcriber::beginCopy(uint32_t pageBytes) {
+  copyWriter_.begin(PageRecordType::copy, pageBytes, true);
+  copyPageBytes_ = pageBytes;
+  copyNext_ = 1;
+  copyBroken_ = false;
+}
+
+// Into page_, as the log's transactions so far have left it. In wait mode the last of them may be in the log and not yet
+// in the wal-index, as its writer waits for the commit rule: its pages are read from its frames.
+Result<void> Transcriber::readPageAtPlace(uint32_t page, const WalIndexHeader& header) {
+  page_.resize(copyPageBytes_);
+  if (place_.frame > header.frames) {
+    for (auto known = lastFrames_.rbegin(); known != lastFrames_.rend() && known->second > header.frames; ++known) {
+      if (known->first != page) continue;
+      const size_t bytes = kWalFrameHeaderBytes + copyPageBytes_;
+      buffer_.resize(std::max(buffer_.size(), bytes));
+      if (auto read = index_.readFrames(known->second, 1, copyPageBytes_, buffer_); !read) return read;
+      const Bytes image = Bytes(buffer_).subspan(kWalFrameHeaderBytes, copyPageBytes_);
+      std::copy(image.begin(), image.end(), page_.begin());
+      return {};
+    }
+  }
+  return index_.readPage(page, header, page_);
+}
+
+Result<Transcriber::CopyStep> Transcriber::appendCopy(const WalIndexHeader& header) {
+  const bool published = place_ == WalPlace{header.salts, header.frames, header.frameSum};
+  const bool ahead = place_.frame > header.frames && (header.frames == 0 || place_.salts == header.salts);
+  // Nobody has written to this WAL yet, or what it held is in the database file.
+  const bool unwritten = header.frames == 0 && place_.frame == 0;
+  if (copyBroken_ || !(published || ahead || unwritten)) {
+    return makeError("WALSHIP_ERR_SQLITE_COPY_BROKEN", "the database has changed in a way that the copy under way cannot follow");
+  }
+  uint32_t page = copyNext_;
+  for (; page <= databasePages_ && (copyWriter_.pageCount() == 0 || !copyWriter_.full()); ++page) {
+    if (isLockPage(page, copyPageBytes_)) continue;
+    if (auto read = readPageAtPlace(page, header); !read) return read.error();
+    copyWriter_.add(page, page_);
+  }
+  const bool last = page > databasePages_;
+  const Bytes record = copyWriter_.finish(last, databasePages_, place_, wallUs());
+  const uint64_t bytes = record.size();
+  auto end = engine_.append(record);
+  if (!end) {
+    copyWriter_.takeBack();
+    return end.error();
+  }
+  copyNext_ = page;
+  if (last) copyBroken_ = true;  // there is none any more
+  engine_.pump().setApplied(end.value());
+  return CopyStep{end.value() - bytes, end.value(), std::min(page - 1, databasePages_), databasePages_, last};
 }
 
 }  // namespace walship

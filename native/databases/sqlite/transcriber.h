@@ -15,11 +15,18 @@
 
 namespace walship {
 
+// A commit that comes while a record of a copy is made waits for it, and stands behind it in the log: a small one.
+constexpr uint64_t kCopyRecordBytesAim = 256u << 10;
+
 class Transcriber {
  public:
   // `stop`: a wait for room in the log ends soon. The engine, the index and `stop` outlive the transcriber.
   Transcriber(Engine& engine, WalIndex& index, const std::atomic<bool>& stop)
-      : engine_(engine), index_(index), stop_(stop), writer_(recordBytesAim(engine)) {}
+      : engine_(engine),
+        index_(index),
+        stop_(stop),
+        writer_(recordBytesAim(engine, kPageRecordBytesAim)),
+        copyWriter_(recordBytesAim(engine, kCopyRecordBytesAim)) {}
 
   // The log's end is the database at `place`, `databasePages` large. `place.frame` 0: where the next generation begins,
   // whatever its salts will be.
@@ -43,6 +50,20 @@ class Transcriber {
   Result<void> appendSnapshot(const WalIndexHeader& header, uint32_t pageBytes, uint32_t databasePages,
                               const std::function<void(uint32_t page)>& progress);
 
+  // ---- a copy of the database between its transactions: record.h says what it is and why it is right ----
+  void beginCopy(uint32_t pageBytes);
+  // The next record of it. As appendSnapshot(); the place must have come to `header` at least. Waits for nobody.
+  // WALSHIP_ERR_BACKPRESSURE: try again. WALSHIP_ERR_SQLITE_COPY_BROKEN: what was appended since beginCopy() does not
+  // allow it to go on; begin anew.
+  struct CopyStep {
+    uint64_t startLsn;
+    uint64_t endLsn;
+    uint32_t donePages;
+    uint32_t databasePages;
+    bool last;
+  };
+  Result<CopyStep> appendCopy(const WalIndexHeader& header);
+
  private:
   struct Cursor {
     WalSalts salts;
@@ -54,24 +75,32 @@ class Transcriber {
   using FrameSink = std::function<Result<void>(const WalFrameHeader& header, Bytes image, const Cursor& cursor)>;
 
   // A small arena takes smaller records only.
-  static uint64_t recordBytesAim(Engine& engine) {
-    return std::min<uint64_t>(kPageRecordBytesAim, engine.pump().appender().appendBytesMax());
+  static uint64_t recordBytesAim(Engine& engine, uint64_t bytes) {
+    return std::min<uint64_t>(bytes, engine.pump().appender().appendBytesMax());
   }
   Result<std::optional<Cursor>> cursor();
   // true: all of them were valid.
   Result<bool> forFrames(Cursor& cursor, uint32_t last, const FrameSink& sink);
-  Result<void> appendRecord(uint32_t databasePages, const WalPlace& place);
+  Result<void> appendFrames(uint32_t last);
+  Result<void> appendRecord(bool last, uint32_t databasePages, const WalPlace& place);
+  Result<void> readPageAtPlace(uint32_t page, const WalIndexHeader& header);
   Result<void> addUnwritten(uint32_t databasePages, uint32_t pageBytes);
 
   Engine& engine_;
   WalIndex& index_;
   const std::atomic<bool>& stop_;
   PageRecordWriter writer_;
+  PageRecordWriter copyWriter_;
+  uint32_t copyPageBytes_ = 0;
+  uint32_t copyNext_ = 0;   // the next page of the copy
+  bool copyBroken_ = true;
   WalPlace place_;
   uint32_t databasePages_ = 0;
   uint64_t lsn_ = 0;
   uint64_t transactions_ = 0;
   std::vector<bool> grown_;      // of the transaction under way: pages behind databasePages_ that it has written
+  // Of the last transaction appended: where each of its pages stands in the WAL. The writer may not have published it.
+  std::vector<std::pair<uint32_t, uint32_t>> lastFrames_;
   std::vector<std::byte> buffer_;
   std::vector<std::byte> page_;
 };

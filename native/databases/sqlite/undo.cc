@@ -24,10 +24,11 @@ class LostTransactions {
   void take(RecordParser& parser) {
     while (const auto record = parser.next()) {
       const PageRecordHeader& header = record->view.header();
+      if (header.state()) last_ = header.place;
+      if (header.copy()) continue;
       if (header.first()) pages_.clear();
       for (uint32_t i = 0; i < header.pageCount; ++i) pages_.push_back(record->view.page(i));
       if (!header.last()) continue;
-      last_ = header.place;
       if (record->endLsn <= fromLsn_) continue;
       into_.pages.insert(pages_.begin(), pages_.end());
       into_.databasePagesMin = std::min(into_.databasePagesMin, header.databasePages);
@@ -94,7 +95,7 @@ Result<std::optional<WalPlace>> lastPlace(Engine& engine) {
     auto record = reader.next(end);
     if (!record) return record.error();
     if (!record.value()) return place;
-    if (record.value()->view.header().last()) place = record.value()->view.header().place;
+    if (record.value()->view.header().state()) place = record.value()->view.header().place;
   }
 }
 
@@ -168,7 +169,7 @@ Result<void> restorePages(Engine& engine, std::set<uint32_t> pages, uint64_t end
       if (!record) return record.error();
       if (!record.value()) break;
       const PageRecordHeader& header = record.value()->view.header();
-      if (header.first()) {
+      if (header.first() || header.copy()) {
         if (record.value()->startLsn >= searchedFrom) break;
         open.clear();
       }
@@ -178,7 +179,7 @@ Result<void> restorePages(Engine& engine, std::set<uint32_t> pages, uint64_t end
         const Bytes image = record.value()->view.image(i);
         open[page].assign(image.begin(), image.end());
       }
-      if (!header.last()) continue;
+      if (!header.state()) continue;
       for (auto& [page, image] : open) latest[page] = std::move(image);
       open.clear();
     }

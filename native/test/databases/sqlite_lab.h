@@ -27,7 +27,7 @@ struct Scratch {
   std::string operator/(const std::string& name) const { return (path / name).string(); }
 };
 
-inline std::unique_ptr<Engine> openEngine(const std::string& dir, const std::string& node = "a") {
+inline EngineSettings settingsOf(const std::string& dir, const std::string& node) {
   EngineSettings settings;
   settings.log.dir = dir;
   settings.log.geometry = {kPageBytesMin, 16, keyOf("cluster")};
@@ -40,7 +40,11 @@ inline std::unique_ptr<Engine> openEngine(const std::string& dir, const std::str
   settings.session.grantPages = 8;
   settings.session.linkTimeoutMs = 5000;
   settings.reconnectMsMin = 10;
-  auto engine = Engine::open(std::move(settings), [] {});
+  return settings;
+}
+
+inline std::unique_ptr<Engine> openEngine(const std::string& dir, const std::string& node = "a") {
+  auto engine = Engine::open(settingsOf(dir, node), [] {});
   if (!engine) FAIL(engine.error().message);
   return engine.take();
 }
@@ -91,22 +95,38 @@ inline std::vector<char> contentOf(const std::string& file) {
   return {std::istreambuf_iterator<char>(in), {}};
 }
 
-// The database file as the transactions of the log make it.
+// The database file as the transactions of the log make it. Checks that every page of a copy is what they have left.
 struct Rebuilt {
   std::vector<char> file;
   uint64_t transactions = 0;
   uint64_t snapshots = 0;
+  uint64_t copies = 0;  // that came to their end
+  uint64_t copiedBehindChanges = 0;  // records of copies that have transactions between them and the one before
 };
 
 inline Rebuilt rebuild(Engine& engine) {
   Rebuilt rebuilt;
   RecordReader reader(engine, engine.log().firstLsn());
   std::vector<std::pair<uint32_t, std::vector<char>>> pages;
+  bool changed = false;
   for (;;) {
     auto record = reader.next(engine.store().receivedLsn());
     if (!record) FAIL(record.error().message);
     if (!record.value()) break;
     const PageRecord& view = record.value()->view;
+    if (view.header().copy()) {
+      bool same = view.header().databasePages * size_t{view.header().pageBytes} == rebuilt.file.size();
+      for (uint32_t i = 0; same && i < view.header().pageCount; ++i) {
+        const auto* image = reinterpret_cast<const char*>(view.image(i).data());
+        same = std::equal(image, image + view.header().pageBytes,
+                          rebuilt.file.begin() + static_cast<ptrdiff_t>((view.page(i) - 1) * size_t{view.header().pageBytes}));
+      }
+      CHECK(same);
+      if (!view.header().first() && changed) ++rebuilt.copiedBehindChanges;
+      if (view.header().last()) ++rebuilt.copies;
+      changed = false;
+      continue;
+    }
     if (view.header().first()) pages.clear();
     for (uint32_t i = 0; i < view.header().pageCount; ++i) {
       const auto* image = reinterpret_cast<const char*>(view.image(i).data());
@@ -122,6 +142,7 @@ inline Rebuilt rebuild(Engine& engine) {
       std::copy(image.begin(), image.end(), rebuilt.file.begin() + static_cast<ptrdiff_t>((page - 1) * pageBytes));
     }
     pages.clear();
+    changed = true;
     ++(snapshot ? rebuilt.snapshots : rebuilt.transactions);
   }
   return rebuilt;

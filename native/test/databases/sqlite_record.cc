@@ -26,7 +26,7 @@ TEST_CASE("a record gives back what was put in, for every page size") {
     writer.add(7, imageOf(pageBytes, 1));
     writer.add(3, imageOf(pageBytes, 2));
     writer.add(7, imageOf(pageBytes, 3));  // replaces
-    const auto bytes = copyOf(writer.finish(9, kPlace, 1234));
+    const auto bytes = copyOf(writer.finish(true, 9, kPlace, 1234));
     auto record = parsePageRecord(bytes);
     REQUIRE(record);
     const PageRecordHeader& header = record.value().header();
@@ -52,7 +52,7 @@ TEST_CASE("a large transaction is records in a row, the last of which commits") 
   for (uint32_t page = 1; page <= 40; ++page) {
     writer.add(page, imageOf(65536, page));
     if (!writer.full() && page < 40) continue;
-    auto record = parsePageRecord(copyOf(writer.finish(page == 40 ? 40 : 0, kPlace, 1)));
+    auto record = parsePageRecord(copyOf(writer.finish(page == 40, 40, kPlace, 1)));
     REQUIRE(record);
     CHECK(record.value().header().recordBytes <= kPageRecordBytesAim);
     headers.push_back(record.value().header());
@@ -62,6 +62,29 @@ TEST_CASE("a large transaction is records in a row, the last of which commits") 
     CHECK(headers[part].part == part);
     CHECK(headers[part].first() == (part == 0));
     CHECK(headers[part].last() == (part == 2));
+    CHECK(headers[part].databasePages == 40);
+  }
+}
+
+TEST_CASE("a record of a copy says how large the database is, changes nothing, and is made again if it is not appended") {
+  PageRecordWriter writer;
+  writer.begin(PageRecordType::copy, 512, true);
+  for (uint32_t part = 0; part < 3; ++part) {
+    const bool last = part == 2;
+    if (!last) writer.add(part + 1, imageOf(512, part));
+    static_cast<void>(writer.finish(last, 2, kPlace, 1));
+    writer.takeBack();
+    if (!last) writer.add(part + 1, imageOf(512, part));
+    auto record = parsePageRecord(copyOf(writer.finish(last, 2, kPlace, 1)));
+    REQUIRE(record);
+    const PageRecordHeader& header = record.value().header();
+    CHECK(header.copy());
+    CHECK(header.noChange());
+    CHECK(header.state());
+    CHECK(header.part == part);
+    CHECK(header.databasePages == 2);
+    CHECK(header.last() == last);
+    CHECK(header.pageCount == (last ? 0 : 1));
   }
 }
 
@@ -69,7 +92,7 @@ TEST_CASE("a record with any bit changed, or cut short and filled up, is none") 
   PageRecordWriter writer;
   writer.begin(PageRecordType::transaction, 512);
   writer.add(2, imageOf(512, 5));
-  const auto good = copyOf(writer.finish(2, kPlace, 1));
+  const auto good = copyOf(writer.finish(true, 2, kPlace, 1));
   for (size_t bit = 0; bit < good.size() * 8; ++bit) {
     auto bad = good;
     bad[bit / 8] ^= static_cast<std::byte>(1u << (bit % 8));

@@ -155,9 +155,9 @@ class Shipper {
     for (uint32_t page = 1; page <= pages; ++page) {
       REQUIRE(index_->readPage(page, header.value(), image));
       records_.add(page, image);
-      if (records_.full() && page < pages) append(records_.finish(0, place_, wallUs()));
+      if (records_.full() && page < pages) append(records_.finish(false, pages, place_, wallUs()));
     }
-    append(records_.finish(pages, place_, wallUs()));
+    append(records_.finish(true, pages, place_, wallUs()));
     run(own_.get(), "COMMIT");
   }
 
@@ -177,10 +177,10 @@ class Shipper {
       place_.sum = found.sum;
       if (!begun) records_.begin(PageRecordType::transaction, pageBytes);
       begun = true;
-      if (records_.full()) append(records_.finish(0, place_, wallUs()));
+      if (records_.full()) append(records_.finish(false, 0, place_, wallUs()));
       records_.add(found.page, Bytes(frame).subspan(kWalFrameHeaderBytes));
       if (found.dbPages == 0) continue;
-      append(records_.finish(found.dbPages, place_, wallUs()));
+      append(records_.finish(true, found.dbPages, place_, wallUs()));
       begun = false;
     }
     return endLsn_;

@@ -16,7 +16,9 @@ namespace {
 void checkAccepted(Bytes bytes, const PageRecord& record) {
   const PageRecordHeader& header = record.header();
   WALSHIP_ASSERT(header.recordBytes == bytes.size() && isSqlitePageBytes(header.pageBytes));
-  WALSHIP_ASSERT(header.last() == (header.databasePages != 0) && header.first() == (header.part == 0));
+  const bool sized = header.last() || header.type != PageRecordType::transaction;
+  WALSHIP_ASSERT(sized == (header.databasePages != 0) && header.first() == (header.part == 0));
+  WALSHIP_ASSERT(!header.copy() || header.noChange());
   for (uint32_t index = 0; index < header.pageCount; ++index) {
     WALSHIP_ASSERT(record.page(index) != 0 && record.image(index).size() == header.pageBytes);
   }

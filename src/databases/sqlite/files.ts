@@ -1,5 +1,5 @@
-import { constants, existsSync } from 'node:fs';
-import { copyFile, mkdtemp, rm } from 'node:fs/promises';
+import { constants, existsSync, rmSync } from 'node:fs';
+import { copyFile, mkdtemp } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { WalshipError } from '../../engine/errors.js';
 import type { Lsn } from '../../engine/lsn.js';
@@ -121,26 +121,47 @@ async function reading<T>(
   }
 }
 
-/** SQLite may make, recover and remove files beside the database, which a check must not. */
+/**
+ * SQLite may make, recover and remove files beside the database, which a check must not. The copy loses its name as soon
+ * as SQLite has it open, so that nothing is left of it whatever ends the process.
+ */
 async function integrityOfCopy(database: string): Promise<string[]> {
   const scratch = await mkdtemp(join(dirname(database), '.walship-check-'));
+  const remove = () => rmSync(scratch, { recursive: true, force: true });
+  const stop = (signal: NodeJS.Signals) => {
+    remove();
+    release();
+    // To whoever else listens, it has come already.
+    if (process.listenerCount(signal) === 0) process.kill(process.pid, signal);
+  };
+  const release = () => {
+    for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.off(signal, stop);
+  };
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, stop);
   try {
     const copy = join(scratch, basename(database));
     for (const suffix of ['', '-wal']) {
       if (existsSync(database + suffix))
         await copyFile(database + suffix, copy + suffix, constants.COPYFILE_FICLONE);
     }
-    return integrityOf(copy);
+    return integrityOf(copy, () => {
+      remove();
+      // The check that follows keeps JavaScript from running: a signal must end the process by itself.
+      release();
+    });
   } finally {
-    await rm(scratch, { recursive: true, force: true });
+    release();
+    remove();
   }
 }
 
-function integrityOf(file: string): string[] {
+function integrityOf(file: string, opened?: () => void): string[] {
   const Sqlite = loadSqlite();
   try {
     const database = new Sqlite(file, { fileMustExist: true });
     try {
+      database.pragma('schema_version'); // opens the WAL, too
+      opened?.();
       const rows = database.pragma('integrity_check') as { integrity_check: string }[];
       const lines = rows.map((row) => row.integrity_check);
       return lines.length === 1 && lines[0] === 'ok' ? [] : lines;

@@ -42,6 +42,35 @@ export function refuseWrites(database: Database.Database, refusal: () => Walship
   return database;
 }
 
+// What stands in quotes or a comment is no statement; the mode itself may be quoted.
+const changesJournalMode =
+  /'(?:[^']|'')*'|"(?:[^"]|"")*"|--[^\n]*|\/\*[\s\S]*?\*\/|\bpragma\s+(?:("?)main\1\s*\.\s*)?journal_mode\s*[=(]\s*['"]?(\w+)/gi;
+
+/**
+ * Makes a database refuse at once to leave WAL mode, which SQLite itself refuses after it has waited for walship's own
+ * connections.
+ */
+export function keepWalMode(database: Database.Database, refusal: () => WalshipError): Database.Database {
+  const guard = (name: 'exec' | 'pragma' | 'prepare', prefix: string): void => {
+    const call = database[name].bind(database) as Call;
+    Object.defineProperty(database, name, {
+      // Of its own: prepare() is replaced again on a standby.
+      configurable: true,
+      value: (source: string, ...rest: unknown[]) => {
+        if (typeof source === 'string' && /journal_mode/i.test(source)) {
+          for (const [, , mode] of `${prefix}${source}`.matchAll(changesJournalMode))
+            if (mode !== undefined && mode.toLowerCase() !== 'wal') throw refusal();
+        }
+        return call(source, ...rest);
+      },
+    });
+  };
+  guard('exec', '');
+  guard('prepare', '');
+  guard('pragma', 'pragma ');
+  return database;
+}
+
 function isReadOnly(error: unknown): boolean {
   const code = (error as { code?: unknown } | null)?.code;
   return typeof code === 'string' && code.startsWith('SQLITE_READONLY');

@@ -15,7 +15,7 @@ import { defaultRetainBytes, type EngineOptions, type Upstream } from '../../eng
 import type { Agent } from '../../failover/agent.js';
 import { Membership, type MembershipSettings } from '../../failover/membership.js';
 import { loadSqlite } from './extension.js';
-import { refuseWrites } from './guard.js';
+import { keepWalMode, refuseWrites } from './guard.js';
 import { type ReplicatedOptions, split } from './options.js';
 import { setLogAside, snapshotDue } from './snapshots.js';
 
@@ -41,7 +41,8 @@ export interface ReplicatedStatus extends EngineStatus {
  * ```
  *
  * The database is in WAL mode and stays an ordinary one: other connections and processes may open it and, on the primary,
- * write to it. Checkpoints are walship's, and nobody can change `journal_mode` while the node is open (`SQLITE_BUSY`). Only
+ * write to it. Checkpoints are walship's, and nobody can change `journal_mode` while the node is open: {@link Replicated.db} says so at
+ * once (`WALSHIP_ERR_SQLITE_JOURNAL_MODE`), other connections get `SQLITE_BUSY`. Only
  * this file is replicated: a database that a connection has attached is not, unless it is a node's own, too.
  *
  * @throws {WalshipError} as {@link Engine.open}; `WALSHIP_ERR_SQLITE_MISSING` (better-sqlite3 is not installed),
@@ -282,12 +283,12 @@ export class Replicated extends EventEmitter<{ event: [EngineEvent]; role: ['pri
   }
 
   /**
-   * Puts the whole database into the log, as one transaction: a node that has none of it begins there. The primary does
-   * so by itself whenever the log no longer holds the last one. Others go on writing meanwhile; commits that wait for the
-   * commit rule wait for its end.
+   * Puts a copy of the whole database into the log, between the transactions that come meanwhile: a node that has none of
+   * it begins there. The primary does so by itself whenever the log no longer holds the last one. Nobody's commit waits for
+   * it. How far it is, here and on a node that takes it: `snapshotPagesDone` of `snapshotPages` in {@link status}.
    *
    * @returns the LSN behind it
-   * @throws {WalshipError} `WALSHIP_ERR_NOT_PRIMARY`
+   * @throws {WalshipError} `WALSHIP_ERR_NOT_PRIMARY`, also when the node ceases to be the primary; `WALSHIP_ERR_CLOSED`
    */
   snapshot(): Promise<Lsn> {
     return settled(this.#replica.snapshot());
@@ -417,11 +418,11 @@ export class Replicated extends EventEmitter<{ event: [EngineEvent]; role: ['pri
     if (this.role === 'primary' && this.#writable && !this.#held) {
       const database = new this.#sqlite(this.path);
       database.pragma('wal_autocheckpoint = 0');
-      return database;
+      return keepWalMode(database, journalModeRefusal);
     }
     try {
       const database = new this.#sqlite(this.path, { readonly: true, fileMustExist: true });
-      return refuseWrites(database, () => this.#refusal());
+      return refuseWrites(keepWalMode(database, journalModeRefusal), () => this.#refusal());
     } catch (cause) {
       throw new WalshipError(
         'WALSHIP_ERR_SQLITE_EMPTY',
@@ -454,6 +455,13 @@ export class Replicated extends EventEmitter<{ event: [EngineEvent]; role: ['pri
       { details: { ...(address !== undefined && { upstream: address }) } },
     );
   }
+}
+
+function journalModeRefusal(): WalshipError {
+  return new WalshipError(
+    'WALSHIP_ERR_SQLITE_JOURNAL_MODE',
+    'a replicated database stays in WAL mode: its write-ahead log is what is shipped; close the node to change journal_mode',
+  );
 }
 
 function closed(): WalshipError {

@@ -383,11 +383,22 @@ describe('what would end replication', () => {
         expect(sqlite3Failure(node.path, `pragma journal_mode = ${mode}`)).toContain('database is locked');
       }
     }
-    a.db.pragma('busy_timeout = 20');
-    expect(codeOf(() => a.db.pragma('journal_mode = delete'))).toBe('SQLITE_BUSY');
-    // better-sqlite3 does not go that far in any database.
-    expect(a.db.pragma('journal_mode = off', { simple: true })).toBe('wal');
-    expect(a.db.pragma('journal_mode', { simple: true })).toBe('wal');
+    const refused = 'WALSHIP_ERR_SQLITE_JOURNAL_MODE';
+    for (const { db } of [a, b]) {
+      const start = performance.now();
+      expect(codeOf(() => db.pragma('journal_mode = delete'))).toBe(refused);
+      expect(codeOf(() => db.pragma("main.journal_mode('off')"))).toBe(refused);
+      expect(codeOf(() => db.exec('select 1; PRAGMA  "main" . journal_mode=Truncate'))).toBe(refused);
+      expect(codeOf(() => db.prepare('pragma journal_mode(memory)'))).toBe(refused);
+      expect(performance.now() - start).toBeLessThan(1000);
+      expect(db.pragma('journal_mode = WAL', { simple: true })).toBe('wal');
+      expect(db.pragma('journal_mode', { simple: true })).toBe('wal');
+      expect(
+        db.prepare("select 'pragma journal_mode = delete' as text -- pragma journal_mode=off").get(),
+      ).toEqual({
+        text: 'pragma journal_mode = delete',
+      });
+    }
     a.db.exec("insert into t values ('two')");
     await expectSame(a, b);
   });
