@@ -61,11 +61,13 @@ export class ClusterEndpoints {
   readonly connectionsMax = connectionsMax;
   #node: Endpointed | undefined;
   #upstreamProblem: { readonly code: string; readonly message: string } | undefined;
-  /** Long polls; each is called when the version may be another. */
-  readonly #waiting = new Set<() => void>();
+  /** Long polls; each is called with the version of now. */
+  readonly #waiting = new Set<(version: string | undefined) => void>();
   #recheck: NodeJS.Timeout | undefined;
   readonly #wake = () => {
-    for (const wake of [...this.#waiting]) wake();
+    if (this.#waiting.size === 0) return;
+    const version = this.#version();
+    for (const look of [...this.#waiting]) look(version);
   };
   readonly #onEngine = ({ type, code, message }: EngineEvent) => {
     if (type === 'upstream-unreachable' || type === 'upstream-down')
@@ -158,10 +160,13 @@ export class ClusterEndpoints {
     return { status: 200, body: encodeNodeView(view) };
   }
 
+  #version(): string | undefined {
+    return this.#node && viewOf(this.#node).version;
+  }
+
   /** Until the view has another version, or time is over, or nobody waits any more. */
-  #versionBut(version: string, gone: AbortSignal): Promise<void> {
-    const another = () => this.#node === undefined || viewOf(this.#node).version !== version;
-    if (this.#waiting.size >= waitingMax || another()) return Promise.resolve();
+  #versionBut(after: string, gone: AbortSignal): Promise<void> {
+    if (this.#waiting.size >= waitingMax || this.#version() !== after) return Promise.resolve();
     return new Promise((resolve) => {
       const done = () => {
         clearTimeout(timer);
@@ -170,8 +175,8 @@ export class ClusterEndpoints {
         if (this.#waiting.size === 0) clearInterval(this.#recheck);
         resolve();
       };
-      const look = () => {
-        if (another()) done();
+      const look = (version: string | undefined) => {
+        if (version !== after) done();
       };
       const timer = setTimeout(done, longPollMs);
       gone.addEventListener('abort', done);
