@@ -62,14 +62,19 @@ Result<std::optional<WalPageHeader>> headerAt(Engine& engine, uint64_t page) {
   return std::optional(header.value());
 }
 
-// Bytes of a record that begins at `lsn`, without the page headers in between; fewer if the log ends before `end`.
+// Bytes of a record that begins at `lsn`, without the page headers in between; fewer if not all of it is below `end`.
 Result<std::vector<std::byte>> recordBytes(Engine& engine, uint64_t lsn, uint64_t end, size_t count) {
   std::vector<std::byte> bytes;
   while (bytes.size() < count && lsn < end) {
     if (lsn % kWalPageBytes == 0) {
       auto header = headerAt(engine, lsn);
       if (!header) return header.error();
-      if (!header.value()) break;
+      if (!header.value() && lsn + kWalPageHeaderBytes > end) break;
+      if (!header.value()) {
+        // An empty page, as all are behind a switch of segments: no record begins here, ever.
+        bytes.resize(count);
+        break;
+      }
       lsn += header.value()->bytes;
       if (lsn >= end) break;
     }
