@@ -62,7 +62,7 @@ export class Child {
     return this.up ? this.#ask<'query'>({ do: 'query' }) : undefined;
   }
 
-  switchover(to: string): Promise<string | undefined> {
+  switchover(to: string): Promise<Answers['switchover'] | undefined> {
     return this.#ask<'switchover'>({ do: 'switchover', to });
   }
 

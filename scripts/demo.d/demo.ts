@@ -30,8 +30,10 @@ export class Demo {
     if (primary !== undefined) this.#child(primary).execute(transactions);
     return primary !== undefined;
   });
-  /** Started again, and not yet where the others are. */
-  readonly #returning = new Set<string>();
+  #loaded = false;
+  #closing = false;
+  /** Started, and not yet where the others are. */
+  readonly #arriving = new Set<string>();
   /** Nodes that had something which the others had not. */
   readonly #setAside = new Set<string>();
 
@@ -90,7 +92,7 @@ export class Demo {
   get #last(): string | undefined {
     return this.#chain
       .slice(1)
-      .filter((name) => !this.#returning.has(name))
+      .filter((name) => !this.#arriving.has(name))
       .at(-1);
   }
 
@@ -114,14 +116,15 @@ export class Demo {
       this.#sayWhatWasSetAside(victim);
       await pass(share(12));
     });
-    await this.#load(`${first} is made primary again, as planned`, async () => {
+    await this.#load('the primary hands over, as planned', async () => {
       await pass(share(8));
-      await this.#switchover(first);
+      await this.#switchover();
       await pass(share(18));
     });
     await this.#caughtUp();
-    // A primary that is closed is no primary that is lost.
-    await this.#child(first).pause();
+    // A primary that is closed is no primary that is lost; what is said of it is not part of the show.
+    this.#closing = true;
+    await this.#child(await this.#until('a primary', () => this.#primary)).pause();
     for (const name of names) await this.#child(name).close();
     return this.#prove();
   }
@@ -135,12 +138,18 @@ export class Demo {
       },
       event: (event) => {
         if (event.type === 'log-cut') this.#setAside.add(name);
-        this.#print.event(name, event);
+        // Before there is load nobody waits for a commit.
+        if (!this.#closing && (this.#loaded || event.type !== 'rule-failing')) this.#print.event(name, event);
       },
-      decision: (event) => this.#print.decision(name, event),
+      decision: (event) => {
+        // Whoever has just been started waits until it knows the others, and for standbys.
+        const settling = event.event === 'waiting' && (!this.#loaded || this.#arriving.has(name));
+        if (!this.#closing && !settling) this.#print.decision(name, event);
+      },
       failed: (error) => this.#failed(error),
     });
     this.#children.set(name, child);
+    this.#arriving.add(name);
     const { port, note, caveat } = await child.start({
       name,
       dir: join(this.#base, name),
@@ -159,6 +168,7 @@ export class Demo {
     for (const name of names) {
       await this.#start(name);
       await this.#until(`a place for ${name}`, () => this.#chain.includes(name));
+      this.#arriving.delete(name);
     }
     this.#print.line(`the chain: ${this.#chain.join(' → ')}`);
     const rail = (await this.#caughtUp()).nodes[0]?.rail;
@@ -196,6 +206,7 @@ export class Demo {
       }
     };
     this.#clients.run();
+    this.#loaded = true;
     const watching = watch();
     await Promise.all([
       script()
@@ -262,12 +273,11 @@ export class Demo {
     const from = performance.now();
     const acknowledged = this.#clients.acknowledged;
     this.#setAside.delete(name);
-    this.#returning.add(name);
     await this.#start(name);
     await this.#untilStatus((each) =>
       each.nodes.some(({ node, applied }) => node === name && applied >= missed),
     );
-    this.#returning.delete(name);
+    this.#arriving.delete(name);
     const seconds = ((performance.now() - from) / 1000).toFixed(1);
     this.#print.line(
       `${name}: back as a standby, and has all it missed after ${seconds} s; ` +
@@ -276,16 +286,24 @@ export class Demo {
     this.#print.line(`the chain: ${this.#chain.join(' → ')}`);
   }
 
-  async #switchover(to: string): Promise<void> {
+  /** To the node that was primary at first, as a rule. */
+  async #switchover(): Promise<void> {
     const from = await this.#until('a primary', () => this.#primary);
+    const to = from === first ? await this.#until('a standby', () => this.#chain[1]) : first;
     const { size } = this.#clients.ledger.unknown;
-    const message = await this.#child(from).switchover(to);
+    for (let attempt = 1; ; attempt++) {
+      const answer = await this.#child(from).switchover(to);
+      this.#print.line(`${from}: ${answer?.message}`);
+      if (answer?.done) break;
+      // Nothing has changed then.
+      if (attempt === 5) throw new Error(`${from} could not hand over to ${to}`);
+      await pass(0.5);
+    }
     await this.#until(`${to} as primary`, () => this.#primary === to);
     await this.#clients.nextAcknowledged();
-    const pauseMs = this.#clients.longestPauseMs.toFixed(0);
-    this.#print.line(`${from}: ${message}`);
     this.#print.line(
-      `${to} is primary again, in epoch ${this.#places.get(to)?.epoch}: for ${pauseMs} ms no transaction was done, ` +
+      `${to} has the primary's role, in epoch ${this.#places.get(to)?.epoch}: ` +
+        `for ${this.#clients.longestPauseMs.toFixed(0)} ms no transaction was done, ` +
         `and ${this.#clients.ledger.unknown.size - size} clients were left in doubt`,
     );
     this.#print.line(`the chain: ${this.#chain.join(' → ')}`);

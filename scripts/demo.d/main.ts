@@ -36,9 +36,11 @@ for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
     process.exit(130);
   });
 }
+let code = 1;
 try {
-  process.exitCode = await demo.run();
+  code = await demo.run();
 } catch (error) {
   process.stderr.write(`scripts/demo: ${error instanceof Error ? error.message : String(error)}\n`);
-  process.exitCode = 1;
 }
+// After a failure something of the show may still be under way.
+process.exit(code);

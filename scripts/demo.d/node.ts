@@ -62,7 +62,7 @@ class Node {
 
   async answer(question: Exclude<Question, { do: 'start' }>): Promise<Answers[keyof Answers]> {
     if (question.do === 'status') return this.#replicated.engine.status();
-    if (question.do === 'switchover') return this.#agent.switchover(question.to);
+    if (question.do === 'switchover') return this.#switchover(question.to);
     if (question.do === 'pause') {
       await this.#agent.setPaused(true);
       return true;
@@ -84,7 +84,7 @@ class Node {
       this.#commit = prepared(this.#commit, this.#replicated.db, teller);
       this.#commit.run(transaction);
     } catch (error) {
-      if (!isRefusal(error)) throw error;
+      if (!refusals.has((error as { code?: unknown }).code)) throw error;
       return end('refused');
     }
     this.#replicated.committed().then(
@@ -103,6 +103,16 @@ class Node {
     } catch (error) {
       // It has nothing yet.
       if (error instanceof WalshipError && error.code === 'WALSHIP_ERR_SQLITE_EMPTY') return undefined;
+      throw error;
+    }
+  }
+
+  async #switchover(to: string): Promise<Answers['switchover']> {
+    try {
+      return { done: true, message: await this.#agent.switchover(to) };
+    } catch (error) {
+      if (error instanceof WalshipError && error.code === 'WALSHIP_ERR_FAILOVER')
+        return { done: false, message: error.message };
       throw error;
     }
   }
@@ -152,15 +162,13 @@ function prepared<Run>(
   return before?.db === db ? before : { db, run: prepare(db) };
 }
 
-/** It was not begun: this node does not write now. */
-function isRefusal(error: unknown): boolean {
-  return (
-    error instanceof WalshipError &&
-    (error.code === 'WALSHIP_ERR_SQLITE_STANDBY' ||
-      error.code === 'WALSHIP_ERR_SQLITE_EMPTY' ||
-      error.code === 'WALSHIP_ERR_NOT_PRIMARY')
-  );
-}
+/** It was not done, and never will be: this node does not write now. */
+const refusals: ReadonlySet<unknown> = new Set([
+  'WALSHIP_ERR_SQLITE_STANDBY',
+  'WALSHIP_ERR_SQLITE_EMPTY',
+  'WALSHIP_ERR_NOT_PRIMARY',
+  'SQLITE_READONLY', // deposed in the middle of it
+]);
 
 function fail(error: unknown): void {
   report({ is: 'failed', message: error instanceof Error ? (error.stack ?? error.message) : String(error) });

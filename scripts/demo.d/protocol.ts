@@ -38,7 +38,7 @@ export interface Answers {
   readonly status: EngineStatus;
   /** Undefined: there is nothing to query at this instant. */
   readonly query: Sight | undefined;
-  readonly switchover: string;
+  readonly switchover: { readonly done: boolean; readonly message: string };
   /** The controllers decide nothing any more. */
   readonly pause: true;
 }

@@ -4,6 +4,8 @@ import type { Sight } from './bank.js';
 
 export class Printer {
   readonly #start = performance.now();
+  /** Who ships to whom, as told last. */
+  readonly #ships = new Set<string>();
 
   heading(text: string): void {
     process.stdout.write(`\n── ${text}\n`);
@@ -33,9 +35,15 @@ export class Printer {
 
   /** The events that tell the story; the others are for operators. */
   event(name: string, { type, node, code, message }: EngineEvent): void {
-    if (type === 'downstream-up') this.line(`${name}: ships to ${node}`);
-    else if (type === 'downstream-down') this.line(`${name}: ${node} is gone (${code})`);
-    else if (type === 'rule-failing' || type === 'log-cut' || type === 'failed')
+    const link = `${name} ${node}`;
+    if (type === 'downstream-up') {
+      if (!this.#ships.has(link)) this.line(`${name}: ships to ${node}`);
+      this.#ships.add(link);
+    } else if (type === 'downstream-down') {
+      // While a new primary is made the standbys end their links, and take them up again in its epoch.
+      if (code !== 'WALSHIP_ERR_EPOCH' && this.#ships.delete(link))
+        this.line(`${name}: ${node} is gone (${code})`);
+    } else if (type === 'rule-failing' || type === 'log-cut' || type === 'failed')
       this.line(`${name}: ${message}`);
   }
 

@@ -49,7 +49,7 @@ test('a short run loses nothing, says so in its table and tidies up', { timeout:
   expect(Number(takeOver?.[2])).toBeGreaterThan(0);
   expect(output).toMatch(/node-1: back as a standby/);
   expect(output).toMatch(
-    /node-1 is primary again, in epoch 3: for \d+ ms .* and 0 clients were left in doubt/,
+    /node-1 has the primary's role, in epoch 3: for \d+ ms .* and 0 clients were left in doubt/,
   );
   const unknown = /(\d+) transactions whose outcome .*: (\d+) of them turned out to be done/.exec(output);
   expect(Number(unknown?.[1])).toBeGreaterThan(0);
@@ -62,7 +62,7 @@ test('a short run loses nothing, says so in its table and tidies up', { timeout:
     'all three nodes are up',
     'the last standby is killed and comes back',
     'the primary is killed and comes back',
-    'node-1 is made primary again, as planned',
+    'the primary hands over, as planned',
   ].map((title) => {
     const row = new RegExp(`^${title} +(\\d+) +\\d+ .*B .* ms .* ms +\\d+ ms +(\\d+) .* ms .* ms$`, 'm').exec(
       output,
