@@ -8,12 +8,17 @@ import { NodeCommand, pattern, scratch, until, walship } from './support.js';
 
 vi.setConfig({ testTimeout: 120_000 });
 
+const leaseMs = 4000;
+
 interface Extra {
   readonly failover?: string;
   readonly rule?: string;
 }
 
-/** `a` begins the cluster. What is written to a node's standard input is appended once it is primary. */
+/**
+ * `a` begins the cluster. What is written to a node's standard input is appended once it is primary. With more patience
+ * than by default: on a host with more to do than it can, a live primary must not be taken for dead here.
+ */
 function startNode(dir: string, name: string, { failover = '', rule = 'any = 1' }: Extra = {}) {
   return NodeCommand.start(
     dir,
@@ -23,6 +28,9 @@ function startNode(dir: string, name: string, { failover = '', rule = 'any = 1' 
     `[failover]
 listen = "127.0.0.1:0"
 bootstrap = ${name === 'a'}
+suspect_ms = "1s"
+drop_ms = "2s"
+lease_ms = "${leaseMs}ms"
 ${failover}
 [coordinator]
 kind = "embedded"
@@ -41,18 +49,28 @@ const statusOf = (node: NodeCommand) => new AdminClient({ socket: join(node.dir,
 
 /** Everybody takes the same node for the primary, is connected with everybody, and is well. */
 async function settled(nodes: readonly NodeCommand[], primary?: string): Promise<string> {
+  const alive = nodes.map(({ name }) => name).sort();
+  const what = `${alive.join(', ')} agree on ${primary ?? 'a primary'}`;
   let found: string | undefined;
-  await until(`${nodes.map(({ name }) => name).join(', ')} agree on ${primary ?? 'a primary'}`, async () => {
-    const all = await Promise.all(nodes.map(statusOf));
-    const reigns = all.filter(({ role }) => role === 'primary');
-    found = reigns.length === 1 ? reigns[0]?.nodeId : undefined;
-    const alive = nodes.map(({ name }) => name).sort();
-    const agreed = all.every(({ failover, health }) => {
-      const connected = failover?.members.filter((member) => member.connected).map(({ node }) => node);
-      return health.ok && failover?.primary?.node === found && connected?.sort().join() === alive.join();
+  let all: Awaited<ReturnType<typeof statusOf>>[] = [];
+  try {
+    await until(what, async () => {
+      all = await Promise.all(nodes.map(statusOf));
+      const reigns = all.filter(({ role }) => role === 'primary');
+      found = reigns.length === 1 ? reigns[0]?.nodeId : undefined;
+      const agreed = all.every(({ failover, health }) => {
+        const connected = failover?.members.filter((member) => member.connected).map(({ node }) => node);
+        return health.ok && failover?.primary?.node === found && connected?.sort().join() === alive.join();
+      });
+      return found !== undefined && agreed && (primary ?? found) === found;
     });
-    return found !== undefined && agreed && (primary ?? found) === found;
-  });
+  } catch (error) {
+    const said = nodes.map(
+      ({ name, lines }) => `${name}:\n  ${lines.map((line) => line.message).join('\n  ')}`,
+    );
+    const states = all.map(({ nodeId, role, health, failover }) => ({ nodeId, role, health, failover }));
+    throw new Error(`${what}: ${JSON.stringify(states)}\n${said.join('\n')}`, { cause: error });
+  }
   return found as string;
 }
 
@@ -272,7 +290,7 @@ test('a primary whose lease has run out is none for load balancers, and goes on 
     (await Promise.all([a, b, c].map(statusOf))).every(({ failover }) => failover?.coordinator.up === false),
   );
   // The standbys agree that it goes on, for longer than any lease.
-  await new Promise((resolve) => setTimeout(resolve, 3000));
+  await new Promise((resolve) => setTimeout(resolve, leaseMs + 1000));
   expect(await codes(a)).toBe(ofPrimary);
   expect(a.lines.some(({ event }) => event === 'failsafe')).toBe(true);
   expect(await command(b, 'status')).toMatch(
