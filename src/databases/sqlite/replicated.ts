@@ -315,11 +315,8 @@ export class Replicated extends EventEmitter<{ event: [EngineEvent]; role: ['pri
   async #close(): Promise<void> {
     await this.#member?.leave();
     await this.#changing.catch(() => {});
-    clearInterval(this.#snapshotTimer);
-    this.#shut();
-    this.#release();
     try {
-      await settled(this.#replica.stop());
+      await this.#stopWriting();
     } finally {
       await this.engine.close();
     }
