@@ -9,6 +9,7 @@ import {
   onPromised,
   onPromoted,
   onRead,
+  patienceMs,
   stand,
   takeOver,
 } from './election.js';
@@ -167,7 +168,7 @@ function onMessage(turn: Turn, from: string, message: Message): void {
         turn.actions.push({ type: 'promise', epoch: message.epoch });
       }
       // Somebody else stands: time for it.
-      state.standAfter = Math.max(state.standAfter, now + settings.answerMs);
+      state.standAfter = Math.max(state.standAfter, now + patienceMs(turn));
       if (state.election?.phase === 'canvass') giveUp(turn, '', settings.answerMs);
       return;
     }
@@ -221,6 +222,7 @@ function onState(turn: Turn, from: string, said: StateMessage): void {
   if (peer) peer.state = said;
   if (said.role !== 'primary') return;
   if (state.announced && said.epoch < state.announced.epoch) return;
+  if (said.epoch !== state.announced?.epoch) state.attempts = 0;
   state.announced = { node: from, epoch: said.epoch, plan: new Map(said.plan) };
   if (said.lsn > state.primaryTail || comparePlaces(said, turn.facts) > 0) state.primaryTail = said.lsn;
   if (state.election?.phase === 'canvass' && !state.election.forced && said.epoch >= state.election.epoch)

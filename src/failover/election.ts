@@ -12,7 +12,17 @@ import {
   standbysOf,
 } from './quorum.js';
 import { beginReign } from './reign.js';
-import { eligibleBut, memberOf, read, send, swap, type Turn, tell, waitBecause } from './state.js';
+import {
+  eligibleBut,
+  memberOf,
+  read,
+  type State,
+  send,
+  swap,
+  type Turn,
+  tell,
+  waitBecause,
+} from './state.js';
 
 /**
  * One attempt to become the primary: ask who would promise (`canvass`), have them promise (`promise`), under `async` wait
@@ -42,6 +52,15 @@ export interface Election {
 
 /** Once enough have answered, the others get so long, in case one of them is further. */
 const graceMs = 20;
+
+/** For answers: longer after every attempt in vain, for a machine may be slower than anybody thought. */
+export function patienceMs({ settings, state }: Turn): number {
+  return settings.answerMs * strain(state);
+}
+
+function strain(state: State): number {
+  return Math.min(Math.max(1, state.attempts), 8);
+}
 
 export function stand(
   turn: Turn,
@@ -128,7 +147,7 @@ export function giveUp(turn: Turn, why: string, backOffMs: number): void {
   state.election = undefined;
   // Two that stand again and again at the same time would take each other's votes for ever.
   const spread = (hash(settings.node) ^ (state.attempts * 2654435761)) >>> 0;
-  state.standAfter = now + backOffMs + (spread % (1 + settings.staggerMs));
+  state.standAfter = now + backOffMs + (spread % (1 + settings.staggerMs * strain(state)));
   if (election.phase !== 'canvass' && state.promisedSince === undefined) state.promisedSince = now;
   waitBecause(turn, why);
   if (election.command !== undefined) {
@@ -214,9 +233,9 @@ export function advance(turn: Turn): void {
 function canvass(turn: Turn, election: Election): void {
   const { state, settings, facts, now } = turn;
   const { view } = election;
-  const late = now - election.startedAt >= settings.answerMs;
+  const late = now - election.startedAt >= patienceMs(turn);
   if (!view) {
-    if (late && now - election.startedAt >= 4 * settings.answerMs)
+    if (late && now - election.startedAt >= 4 * patienceMs(turn))
       giveUp(turn, 'no election: the coordinator does not answer', settings.answerMs);
     return;
   }
@@ -298,7 +317,7 @@ function promise(turn: Turn, election: Election): void {
   const { state, settings, now } = turn;
   const { view, place } = election;
   if (!view || !place) {
-    if (now - election.phaseAt >= 4 * settings.answerMs)
+    if (now - election.phaseAt >= 4 * patienceMs(turn))
       giveUp(turn, 'no election: the coordinator or the disk here does not answer', settings.answerMs);
     return;
   }
@@ -307,7 +326,7 @@ function promise(turn: Turn, election: Election): void {
   const own = election.promises.get(settings.node) as Promised;
   const safe = record === undefined || mayTakeOver(record, place, election.promises.values());
   const everybody = [...election.asked].every((node) => election.promises.has(node));
-  const late = now - election.phaseAt >= settings.answerMs;
+  const late = now - election.phaseAt >= patienceMs(turn);
 
   if (!safe || !everybody) {
     const ahead = betterThan(turn, own, election.promises.values());
