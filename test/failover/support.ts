@@ -24,6 +24,7 @@ export async function until<T>(
 export class Stage {
   readonly cluster: FailoverCluster;
   readonly client: Client;
+  readonly #others: Client[] = [];
   #lossAccepted = false;
 
   static async run(
@@ -42,11 +43,11 @@ export class Stage {
     } catch (error) {
       throw new Error(`${(error as Error).message}\n${cluster.story(60)}`, { cause: error });
     } finally {
-      await client.stop();
+      await Promise.all([client, ...stage.#others].map((each) => each.stop()));
       await cluster.close();
     }
     try {
-      const { lost } = await cluster.audit([client], { lossAccepted: stage.#lossAccepted });
+      const { lost } = await cluster.audit([client, ...stage.#others], { lossAccepted: stage.#lossAccepted });
       console.log(`${client.acknowledged.length} acknowledged, ${lost} lost`);
     } finally {
       cluster.remove();
@@ -56,6 +57,14 @@ export class Stage {
   private constructor(cluster: FailoverCluster) {
     this.cluster = cluster;
     this.client = cluster.client('client', 2, 100);
+  }
+
+  /** One more client, with larger records; it ends with the others, or before. */
+  writer(paddingBytes: number): Client {
+    const writer = this.cluster.client('writer', 0, paddingBytes);
+    this.#others.push(writer);
+    writer.start();
+    return writer;
   }
 
   acceptLoss(): void {

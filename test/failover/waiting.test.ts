@@ -117,8 +117,7 @@ test('async: nobody who lacks too much is promoted but by hand', { timeout }, as
     const standbys = await stage.standbys();
     for (const { name } of standbys) stage.cluster.disks.get(name)?.fill();
     // More than the standbys' memory and all sockets hold.
-    const writer = stage.cluster.client('writer', 0, 60_000);
-    writer.start();
+    const writer = stage.writer(60_000);
     let missing = 0n;
     while (missing < 16_000_000n) {
       const at = (await primary.status()).positions.committed;
