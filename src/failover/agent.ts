@@ -87,6 +87,8 @@ export class Agent extends EventEmitter<{
   #changing: Promise<unknown> = Promise.resolve();
   /** Of the cluster, as known last. */
   #members: ReadonlySet<string> = new Set();
+  /** The same with their addresses: what clients find the nodes by. */
+  #known = '';
   #nextCommand = 1;
   #stepping = false;
   readonly #due: Event[] = [];
@@ -155,6 +157,7 @@ export class Agent extends EventEmitter<{
       if (!names.has(node)) this.#options.subject.engine.forgetReader(node).catch(() => {});
     }
     this.#members = names;
+    this.#known = view.members.map(({ node, log, http }) => `${node}@${log}@${http}`).join();
   }
 
   status(): AgentStatus {
@@ -315,7 +318,7 @@ export class Agent extends EventEmitter<{
     const { state } = this.#controller;
     const primary = this.primary;
     const role = this.#role();
-    const key = `${role} ${primary?.node} ${primary?.epoch} ${state.waiting} ${state.view?.paused} ${state.coordinatorUp} ${state.upstream}`;
+    const key = `${role} ${primary?.node} ${primary?.epoch} ${state.waiting} ${state.view?.paused} ${state.coordinatorUp} ${state.upstream} ${this.#known}`;
     if (key === this.#seen) return;
     const before = this.#seen.split(' ')[0] || 'standby';
     this.#seen = key;
