@@ -368,11 +368,11 @@ export class Demo {
       this.#print.line(
         `${transfers.size} transfers and ${notes.size} notes: every row there, as acknowledged, once`,
       );
+      const done = [...there].join(' or ');
       this.#print.line(
-        `${unknown.size} transactions whose outcome their clients never learned: ` +
-          `${[...there].join(' or ')} of them turned out to be done, the others not`,
+        `${done} of the ${unknown.size} transactions whose outcome their clients never learned are there, too, once`,
       );
-      this.#print.line(`${balances.length} balances: what exactly the transfers in the table make them`);
+      this.#print.line(`${balances.length} balances: exactly what the transfers that are there make them`);
       this.#print.line(`the database, ${databases.bytes} bytes: the same on all three nodes, byte for byte`);
       this.#print.line(`${segments.count} segment files: the same on all three nodes, byte for byte`);
     }
