@@ -112,6 +112,12 @@ async function command(node: NodeCommand, ...args: string[]): Promise<string> {
   return stdout;
 }
 
+function allPaused(nodes: readonly NodeCommand[]): Promise<void> {
+  return until('everybody knows that it is paused', async () =>
+    (await Promise.all(nodes.map(statusOf))).every(({ failover }) => failover?.paused === true),
+  );
+}
+
 async function refused(node: NodeCommand, message: RegExp, ...args: string[]): Promise<void> {
   const { code, stdout, stderr } = await walship([...args, '--dir', node.dir]);
   expect(stderr).toMatch(message);
@@ -221,9 +227,7 @@ test('paused, nobody is promoted by itself, and status says so', async () => {
   const dir = scratch();
   const { a, b, c } = await startAll(dir);
   expect(await command(b, 'pause')).toBe('paused: no node is promoted by itself until resume\n');
-  await until('everybody knows', async () =>
-    (await Promise.all([a, b, c].map(statusOf))).every(({ failover }) => failover?.paused === true),
-  );
+  await allPaused([a, b, c]);
   expect(await codes(a)).toBe(ofPrimary);
   await a.stop('SIGKILL');
   for (const node of [b, c])
@@ -285,6 +289,9 @@ test('what was committed is given up by consent only, and then set aside', async
 test('a primary whose lease has run out is none for load balancers, and goes on by itself', async () => {
   const dir = scratch();
   const { a, b, c } = await startAll(dir);
+  // Nobody is to stand meanwhile who has not heard it for a second: this is about the lease.
+  await command(a, 'pause');
+  await allPaused([a, b, c]);
   renameSync(join(dir, 'coordinator'), join(dir, 'elsewhere'));
   await until('everybody misses the coordinator', async () =>
     (await Promise.all([a, b, c].map(statusOf))).every(({ failover }) => failover?.coordinator.up === false),
