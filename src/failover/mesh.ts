@@ -27,8 +27,12 @@ const tls = {
 const redialMsMin = 20;
 const redialMsMax = 500;
 const dialMsMax = 1000;
+/** Once there is somebody at the other end: on a slow machine the hand-shake takes its time, and would be begun for ever. */
+const handshakeMsMax = 5000;
 /** One that has said nothing for so long is dialled anew: a connection that lost its packets may take long to notice. */
 const silentMsMax = 1000;
+/** Twice as long with every connection that was dialled in vain for its silence: what is slow is not made faster by more of them. */
+const silentDoublings = 3;
 const backlogBytesMax = 1024 * 1024;
 const strangersMax = 64;
 
@@ -38,6 +42,7 @@ interface Peer {
   socket: TLSSocket | undefined;
   up: boolean;
   heardAt: number;
+  silentDrops: number;
   redialMs: number;
   timer: NodeJS.Timeout | undefined;
   gone: boolean;
@@ -113,6 +118,7 @@ export class Mesh {
         socket: undefined,
         up: false,
         heardAt: performance.now(),
+        silentDrops: 0,
         redialMs: redialMsMin,
         timer: undefined,
         gone: false,
@@ -152,8 +158,11 @@ export class Mesh {
     peer.socket = socket;
     let refused = false;
     socket.setNoDelay(true);
-    socket.setTimeout(dialMsMax, () => !peer.up && socket.destroy());
+    const dialled = setTimeout(() => socket.destroy(), dialMsMax);
+    const shaken = setTimeout(() => socket.destroy(), handshakeMsMax);
+    socket.once('connect', () => clearTimeout(dialled));
     socket.once('secureConnect', () => {
+      clearTimeout(shaken);
       if (peer.socket !== socket) return;
       peer.up = true;
       peer.heardAt = performance.now();
@@ -164,6 +173,8 @@ export class Mesh {
       refused ||= error.code === 'ECONNREFUSED';
     });
     socket.once('close', () => {
+      clearTimeout(dialled);
+      clearTimeout(shaken);
       if (peer.socket !== socket) return;
       peer.socket = undefined;
       const was = peer.up;
@@ -188,7 +199,9 @@ export class Mesh {
   #dropSilent(): void {
     const now = performance.now();
     for (const peer of this.#peers.values()) {
-      if (peer.up && now - peer.heardAt > silentMsMax) peer.socket?.destroy();
+      if (!peer.up || now - peer.heardAt <= silentMsMax * 2 ** peer.silentDrops) continue;
+      peer.silentDrops = Math.min(peer.silentDrops + 1, silentDoublings);
+      peer.socket?.destroy();
     }
   }
 
@@ -209,7 +222,10 @@ export class Mesh {
         const message = line.length <= messageBytesMax ? decodeMessage(line) : undefined;
         if (!message) return void socket.destroy();
         const peer = this.#peers.get(from);
-        if (peer) peer.heardAt = performance.now();
+        if (peer) {
+          peer.heardAt = performance.now();
+          peer.silentDrops = 0;
+        }
         this.#options.onMessage(from, message);
       }
       if (rest.length > messageBytesMax) socket.destroy();
