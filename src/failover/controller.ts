@@ -224,7 +224,7 @@ function onState(turn: Turn, from: string, said: StateMessage): void {
   if (state.announced && said.epoch < state.announced.epoch) return;
   if (said.epoch !== state.announced?.epoch) state.attempts = 0;
   state.announced = { node: from, epoch: said.epoch, plan: new Map(said.plan) };
-  if (said.lsn > state.primaryTail || comparePlaces(said, turn.facts) > 0) state.primaryTail = said.lsn;
+  state.primaryTail = said.lsn;
   if (state.election?.phase === 'canvass' && !state.election.forced && said.epoch >= state.election.epoch)
     giveUp(turn, '', 0);
 }

@@ -123,7 +123,9 @@ export function takeOver(
   state.election = election;
   election.epoch = given.epoch;
   election.phase = 'promise';
-  election.promises.set(from, { node: from, logEpoch: given.logEpoch, lsn: given.lsn, continuous: true });
+  // It was the primary until now.
+  const heldEpoch = given.epoch - 1n;
+  election.promises.set(from, { node: from, logEpoch: given.logEpoch, lsn: given.lsn, heldEpoch });
   turn.actions.push({ type: 'promise', epoch: given.epoch });
   if (state.view?.revision === given.revision) election.view = state.view;
   else read(turn);
@@ -179,7 +181,7 @@ export function onPromised(turn: Turn, from: string, reply: Reply): void {
       node: from,
       logEpoch: reply.logEpoch,
       lsn: reply.lsn,
-      continuous: reply.continuous,
+      heldEpoch: reply.heldEpoch,
     });
   } else {
     election.answers.set(from, reply);
@@ -205,8 +207,7 @@ export function onOwnPromise(turn: Turn, epoch: bigint, place: LogPlace, problem
   election.promises.set(settings.node, {
     ...place,
     node: settings.node,
-    continuous:
-      state.view?.primary?.node === settings.node && state.view.primary.epoch === state.reignedEpoch,
+    heldEpoch: state.heldEpoch,
   });
   advance(turn);
 }
@@ -255,13 +256,13 @@ function canvass(turn: Turn, election: Election): void {
     node: settings.node,
     logEpoch,
     lsn,
-    continuous: record?.epoch === state.reignedEpoch,
+    heldEpoch: state.heldEpoch,
   };
   const willing: Promised[] = [own];
   const unwilling: string[] = [];
   for (const [node, reply] of election.answers) {
     if (reply.ok)
-      willing.push({ node, logEpoch: reply.logEpoch, lsn: reply.lsn, continuous: reply.continuous });
+      willing.push({ node, logEpoch: reply.logEpoch, lsn: reply.lsn, heldEpoch: reply.heldEpoch });
     else unwilling.push(`'${node}': ${reply.why}`);
   }
   const everybody = election.answers.size >= election.asked.size;

@@ -46,7 +46,8 @@ export interface Reply extends LogPlace {
   readonly why: string;
   /** The newest epoch it has promised. */
   readonly promised: bigint;
-  readonly continuous: boolean;
+  /** As in {@link Promised}. */
+  readonly heldEpoch: bigint;
 }
 
 export type Command =

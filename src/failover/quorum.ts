@@ -21,8 +21,11 @@ export function comparePlaces(a: LogPlace, b: LogPlace): number {
 /** A node's word not to acknowledge anything of an older epoch, and what it held when it gave it. */
 export interface Promised extends LogPlace {
   readonly node: string;
-  /** It was the primary of the record's epoch, and has been the same process since. */
-  readonly continuous: boolean;
+  /**
+   * The newest epoch in which this process has held all that its primary had: what a process had in memory alone, and
+   * acknowledged, is gone with it.
+   */
+  readonly heldEpoch: bigint;
 }
 
 /** How many standbys have to reach a commit rule's level; 0 for `async`. */
@@ -51,12 +54,13 @@ export function mayTakeOver(old: Reign, candidate: LogPlace, promises: Iterable<
   const counting = [...promises].filter((promise) => comparePlaces(promise, candidate) <= 0);
   for (let reign: Reign | undefined = old; reign; reign = reign.previous) {
     const { node, rule, epoch } = reign;
-    const primary = counting.find((promise) => promise.node === node);
-    if (primary && (rule.level !== 'received' || (primary.continuous && reign === old))) return true;
+    const valid =
+      rule.level === 'received' ? counting.filter(({ heldEpoch }) => heldEpoch >= epoch) : counting;
+    if (valid.some((promise) => promise.node === node)) return true;
     const needed = promisesNeeded(rule);
     if (needed === undefined) return false;
     const names = standbysOf(rule);
-    if (counting.filter((promise) => names.includes(promise.node)).length < needed) return false;
+    if (valid.filter((promise) => names.includes(promise.node)).length < needed) return false;
     if (candidate.logEpoch >= epoch) return true;
   }
   return false;

@@ -19,6 +19,9 @@ function follow(turn: Turn): void {
   const up = facts.upstream?.up === true && facts.upstream.node === state.upstream;
   if (up) state.upstreamLostSince = undefined;
   else state.upstreamLostSince ??= now;
+  // Its primary told where it was after this process had begun, so whatever an earlier one acknowledged is below that.
+  if (up && announced?.epoch === facts.logEpoch && facts.lsn >= state.primaryTail)
+    state.heldEpoch = announced.epoch;
   if (!announced || announced.node === settings.node || announced.epoch < facts.promisedEpoch) return;
   if (state.election && state.election.phase !== 'canvass') return;
   let target = announced.plan?.get(settings.node) ?? announced.node;
@@ -162,7 +165,6 @@ export function unwilling(turn: Turn, candidate: string, forced: boolean): strin
 
 export function reply(turn: Turn, epoch: bigint, why: string): Reply {
   const { facts, state } = turn;
-  const record = state.view?.primary;
   return {
     epoch,
     ok: why === '',
@@ -170,8 +172,7 @@ export function reply(turn: Turn, epoch: bigint, why: string): Reply {
     logEpoch: facts.logEpoch,
     lsn: facts.lsn,
     promised: facts.promisedEpoch,
-    continuous:
-      record !== undefined && record.node === turn.settings.node && record.epoch === state.reignedEpoch,
+    heldEpoch: state.heldEpoch,
   };
 }
 

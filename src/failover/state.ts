@@ -25,8 +25,8 @@ export interface State {
   announced: { node: string; epoch: bigint; plan?: ReadonlyMap<string, string> } | undefined;
   reign: Reign | undefined;
   election: Election | undefined;
-  /** The newest epoch that this process was primary in. */
-  reignedEpoch: bigint;
+  /** As in {@link Promised}. */
+  heldEpoch: bigint;
   /** Since when the primary is taken for dead. */
   lostSince: number | undefined;
   /** Not to stand before. */
@@ -73,7 +73,7 @@ export function newState(now: number): State {
     announced: undefined,
     reign: undefined,
     election: undefined,
-    reignedEpoch: 0n,
+    heldEpoch: 0n,
     lostSince: undefined,
     standAfter: now,
     stoodAt: Number.NEGATIVE_INFINITY,

@@ -15,7 +15,7 @@ const reply = {
   ok: z.boolean(),
   why: text,
   promised: number,
-  continuous: z.boolean(),
+  heldEpoch: number,
   ...place,
 };
 

@@ -102,14 +102,11 @@ function inject(world: World, rule: CommitRule): string {
   const node = world.node(victim);
   const later = (low: number, high: number, run: () => void) =>
     world.agenda.in(random.between(low, high), run);
-  // What only memory holds may be lost once: with `received` one crash is what is promised.
-  const crashes = rule.level !== 'received' || !('crashed' in world.store);
   switch (random.below(14)) {
     case 0:
     case 1:
     case 2: {
-      if (!crashes) return 'nothing';
-      if (rule.level === 'received') Object.assign(world.store, { crashed: true });
+      if (!mayLose(world, rule)) return 'nothing';
       const silently = random.chance(0.4);
       node.crash(silently, random.pick([0, 0.5, 1]));
       if (random.chance(0.7)) later(5, 2500, () => restart(node));
@@ -157,6 +154,7 @@ function inject(world: World, rule: CommitRule): string {
       return `the disk of ${victim} is slow`;
     }
     case 9: {
+      if (!mayLose(world, rule)) return 'nothing';
       node.failed = true;
       node.demote();
       node.upstream?.end();
@@ -192,6 +190,15 @@ function inject(world: World, rule: CommitRule): string {
       return `the wall clock of ${victim} goes back by ${ms} ms`;
     }
   }
+}
+
+const losses = new WeakMap<World, number>();
+
+/** What only memory holds may be lost once: with `received` the end of one process is what the cluster must bear. */
+function mayLose(world: World, rule: CommitRule): boolean {
+  const before = losses.get(world) ?? 0;
+  losses.set(world, before + 1);
+  return rule.level !== 'received' || before === 0;
 }
 
 function restart(node: SimNode): void {
