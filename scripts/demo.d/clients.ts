@@ -35,6 +35,7 @@ export class Clients {
   #latenciesMs: number[] = [];
   #acknowledgedAt: number | undefined;
   #longestPauseMs = 0;
+  #watchedPauseMs = 0;
   #nextId = 1;
   #running = false;
   #idle: (() => void) | undefined;
@@ -133,14 +134,23 @@ export class Clients {
     return this.#longestPauseMs;
   }
 
+  /** Returns a function that tells the longest one from now on. */
+  watchPauses(): () => number {
+    this.#watchedPauseMs = 0;
+    return () => this.#watchedPauseMs;
+  }
+
   #hand(transactions: readonly Transaction[]): void {
     if (transactions.length > 0 && !this.#send(transactions)) this.#parked.push(...transactions);
   }
 
   #noteAcknowledgement(): void {
     const now = performance.now();
-    if (this.#acknowledgedAt !== undefined)
-      this.#longestPauseMs = Math.max(this.#longestPauseMs, now - this.#acknowledgedAt);
+    if (this.#acknowledgedAt !== undefined) {
+      const pauseMs = now - this.#acknowledgedAt;
+      this.#longestPauseMs = Math.max(this.#longestPauseMs, pauseMs);
+      this.#watchedPauseMs = Math.max(this.#watchedPauseMs, pauseMs);
+    }
     this.#acknowledgedAt = now;
     this.#onAcknowledged?.();
     this.#onAcknowledged = undefined;

@@ -291,6 +291,7 @@ export class Demo {
     const from = await this.#until('a primary', () => this.#primary);
     const to = from === first ? await this.#until('a standby', () => this.#chain[1]) : first;
     const { size } = this.#clients.ledger.unknown;
+    const longestPauseMs = this.#clients.watchPauses();
     for (let attempt = 1; ; attempt++) {
       const answer = await this.#child(from).switchover(to);
       this.#print.line(`${from}: ${answer?.message}`);
@@ -303,7 +304,7 @@ export class Demo {
     await this.#clients.nextAcknowledged();
     this.#print.line(
       `${to} has the primary's role, in epoch ${this.#places.get(to)?.epoch}: ` +
-        `for ${this.#clients.longestPauseMs.toFixed(0)} ms no transaction was done, ` +
+        `for ${longestPauseMs().toFixed(0)} ms no transaction was done, ` +
         `and ${this.#clients.ledger.unknown.size - size} clients were left in doubt`,
     );
     this.#print.line(`the chain: ${this.#chain.join(' → ')}`);
