@@ -59,7 +59,7 @@ export interface AgentStatus {
   readonly leaseMs?: number;
 }
 
-const tickMs = 10;
+const tickMsMin = 10;
 const registerAgainMs = 500;
 
 /**
@@ -135,6 +135,7 @@ export class Agent extends EventEmitter<{
       this.#meet(view);
       this.step({ type: 'view', view });
     });
+    const tickMs = Math.max(tickMsMin, this.#options.settings.gossipMs / 5);
     this.#tick = setInterval(() => this.step({ type: 'tick' }), tickMs);
     void this.#register();
   }

@@ -123,9 +123,7 @@ export function takeOver(
   state.election = election;
   election.epoch = given.epoch;
   election.phase = 'promise';
-  // It was the primary until now.
-  const heldEpoch = given.epoch - 1n;
-  election.promises.set(from, { node: from, logEpoch: given.logEpoch, lsn: given.lsn, heldEpoch });
+  election.promises.set(from, { node: from, logEpoch: given.logEpoch, lsn: given.lsn, whole: true });
   turn.actions.push({ type: 'promise', epoch: given.epoch });
   if (state.view?.revision === given.revision) election.view = state.view;
   else read(turn);
@@ -181,7 +179,7 @@ export function onPromised(turn: Turn, from: string, reply: Reply): void {
       node: from,
       logEpoch: reply.logEpoch,
       lsn: reply.lsn,
-      heldEpoch: reply.heldEpoch,
+      whole: reply.whole,
     });
   } else {
     election.answers.set(from, reply);
@@ -207,7 +205,7 @@ export function onOwnPromise(turn: Turn, epoch: bigint, place: LogPlace, problem
   election.promises.set(settings.node, {
     ...place,
     node: settings.node,
-    heldEpoch: state.heldEpoch,
+    whole: state.whole,
   });
   advance(turn);
 }
@@ -256,13 +254,12 @@ function canvass(turn: Turn, election: Election): void {
     node: settings.node,
     logEpoch,
     lsn,
-    heldEpoch: state.heldEpoch,
+    whole: state.whole,
   };
   const willing: Promised[] = [own];
   const unwilling: string[] = [];
   for (const [node, reply] of election.answers) {
-    if (reply.ok)
-      willing.push({ node, logEpoch: reply.logEpoch, lsn: reply.lsn, heldEpoch: reply.heldEpoch });
+    if (reply.ok) willing.push({ node, logEpoch: reply.logEpoch, lsn: reply.lsn, whole: reply.whole });
     else unwilling.push(`'${node}': ${reply.why}`);
   }
   const everybody = election.answers.size >= election.asked.size;

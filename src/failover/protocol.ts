@@ -47,7 +47,7 @@ export interface Reply extends LogPlace {
   /** The newest epoch it has promised. */
   readonly promised: bigint;
   /** As in {@link Promised}. */
-  readonly heldEpoch: bigint;
+  readonly whole: boolean;
 }
 
 export type Command =

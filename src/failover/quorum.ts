@@ -22,10 +22,10 @@ export function comparePlaces(a: LogPlace, b: LogPlace): number {
 export interface Promised extends LogPlace {
   readonly node: string;
   /**
-   * The newest epoch in which this process has held all that its primary had: what a process had in memory alone, and
-   * acknowledged, is gone with it.
+   * Since its start this process has held, once, all that a primary had. Until then it may lack what the process before it
+   * had in memory alone, and acknowledged.
    */
-  readonly heldEpoch: bigint;
+  readonly whole: boolean;
 }
 
 /** How many standbys have to reach a commit rule's level; 0 for `async`. */
@@ -54,8 +54,7 @@ export function mayTakeOver(old: Reign, candidate: LogPlace, promises: Iterable<
   const counting = [...promises].filter((promise) => comparePlaces(promise, candidate) <= 0);
   for (let reign: Reign | undefined = old; reign; reign = reign.previous) {
     const { node, rule, epoch } = reign;
-    const valid =
-      rule.level === 'received' ? counting.filter(({ heldEpoch }) => heldEpoch >= epoch) : counting;
+    const valid = rule.level === 'received' ? counting.filter(({ whole }) => whole) : counting;
     if (valid.some((promise) => promise.node === node)) return true;
     const needed = promisesNeeded(rule);
     if (needed === undefined) return false;

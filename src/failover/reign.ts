@@ -61,7 +61,7 @@ export function beginReign(turn: Turn, record: PrimaryRecord, sentAt: number): v
     handover: undefined,
     estrangedSince: undefined,
   };
-  state.heldEpoch = record.epoch;
+  state.whole = true;
   state.announced = { node: settings.node, epoch: record.epoch };
   state.lostSince = undefined;
   state.promisedSince = undefined;

@@ -60,5 +60,20 @@ export function controllerSettings(
 ): ControllerSettings {
   const { listen: _, advertiseLog: _log, advertiseControl: _control, advertiseHttp: _http, ...rest } = given;
   const set = Object.fromEntries(Object.entries(rest).filter(([, value]) => value !== undefined));
-  return { ...defaultControllerSettings, ...set, node, rule };
+  return { ...defaultControllerSettings, ...paced(given.suspectMs), ...set, node, rule };
+}
+
+/**
+ * Who gives a primary more time, or less, before taking it for dead has a slower network and slower hosts, or faster ones:
+ * what is said meanwhile, and how long answers are waited for, goes by that.
+ */
+function paced(suspectMs: number | undefined): Partial<ControllerSettings> {
+  const { suspectMs: usual, gossipMs, answerMs, staggerMs } = defaultControllerSettings;
+  const pace = (suspectMs ?? usual) / usual;
+  const slower = Math.max(1, Math.min(pace, 10));
+  return {
+    gossipMs: Math.round(gossipMs * Math.min(pace, 10)),
+    answerMs: Math.round(answerMs * slower),
+    staggerMs: Math.round(staggerMs * slower),
+  };
 }

@@ -20,8 +20,7 @@ function follow(turn: Turn): void {
   if (up) state.upstreamLostSince = undefined;
   else state.upstreamLostSince ??= now;
   // Its primary told where it was after this process had begun, so whatever an earlier one acknowledged is below that.
-  if (up && announced?.epoch === facts.logEpoch && facts.lsn >= state.primaryTail)
-    state.heldEpoch = announced.epoch;
+  if (up && announced?.epoch === facts.logEpoch && facts.lsn >= state.primaryTail) state.whole = true;
   if (!announced || announced.node === settings.node || announced.epoch < facts.promisedEpoch) return;
   if (state.election && state.election.phase !== 'canvass') return;
   let target = announced.plan?.get(settings.node) ?? announced.node;
@@ -172,7 +171,7 @@ export function reply(turn: Turn, epoch: bigint, why: string): Reply {
     logEpoch: facts.logEpoch,
     lsn: facts.lsn,
     promised: facts.promisedEpoch,
-    heldEpoch: state.heldEpoch,
+    whole: state.whole,
   };
 }
 

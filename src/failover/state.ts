@@ -26,7 +26,7 @@ export interface State {
   reign: Reign | undefined;
   election: Election | undefined;
   /** As in {@link Promised}. */
-  heldEpoch: bigint;
+  whole: boolean;
   /** Since when the primary is taken for dead. */
   lostSince: number | undefined;
   /** Not to stand before. */
@@ -73,7 +73,7 @@ export function newState(now: number): State {
     announced: undefined,
     reign: undefined,
     election: undefined,
-    heldEpoch: 0n,
+    whole: false,
     lostSince: undefined,
     standAfter: now,
     stoodAt: Number.NEGATIVE_INFINITY,

@@ -15,7 +15,7 @@ const reply = {
   ok: z.boolean(),
   why: text,
   promised: number,
-  heldEpoch: number,
+  whole: z.boolean(),
   ...place,
 };
 
