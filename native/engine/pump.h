@@ -54,6 +54,8 @@ class Pump final : public SessionHost {
   // For whoever applies what it reads from the log: `cuts()` was `cuts` when it began to read. false, and nothing is
   // said: the log was cut since, and what was applied may not be in it any more.
   bool setApplied(uint64_t lsn, uint64_t cuts);
+  // This primary's lease is over: nothing is committed until it is renewed.
+  bool leaseLost() const { return leaseLost_.load(std::memory_order_acquire); }
   // How often the log was cut back: odd while it is being cut.
   uint64_t cuts() const { return cuts_.load(std::memory_order_acquire); }
   void storageProblem(const Error* error);  // nullptr: over
@@ -166,7 +168,7 @@ class Pump final : public SessionHost {
   bool failed_ = false;
   EpochStart reign_;  // of the primary heard of last, which this node may be itself; only grows
   uint64_t leaseUntilNs_ = kNoLease;
-  bool leaseLost_ = false;  // found to be over, and told
+  std::atomic<bool> leaseLost_{false};  // found to be over, and told
   bool discardCommitted_ = false;
   CommitLevel heardAwaited_ = CommitLevel::async;
   uint64_t upstreamTailLsn_ = 0;

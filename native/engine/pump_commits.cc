@@ -132,7 +132,7 @@ void Pump::tellObservers() {
 
 bool Pump::leaseHolds() {
   if (leaseUntilNs_ == kNoLease || bootNs() < leaseUntilNs_) return true;
-  if (!std::exchange(leaseLost_, true)) {
+  if (!leaseLost_.exchange(true)) {
     event("lease-expired", settings_.nodeId,
           makeError("WALSHIP_ERR_LEASE", "this primary's lease has run out; it commits nothing until the lease is renewed"));
   }

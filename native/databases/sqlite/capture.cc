@@ -204,32 +204,46 @@ void Capture::wake() {
 
 bool Capture::mayCommit() { return engine_.counters()[kIsPrimary].load(std::memory_order_acquire) != 0; }
 
-void Capture::commitWritten(uint64_t offset) {
+bool Capture::commitWritten(uint64_t offset) {
   uint64_t lsn = 0;
   Result<void> outcome;
   {
     const std::lock_guard lock(mutex_);
-    if (snapshotDue_) return;
+    if (snapshotDue_) return true;
     auto file = index_->fileHeader();
-    if (!file || !file.value()) return;
+    if (!file || !file.value()) return true;
     const uint32_t frameBytes = file.value()->pageBytes + static_cast<uint32_t>(kWalFrameHeaderBytes);
     const auto frame = static_cast<uint32_t>((offset - kWalHeaderBytes) / frameBytes + 1);
     const WalPlace& place = transcriber_->place();
     if (frame <= place.frame && file.value()->salts == place.salts) {
       // Written over what the log holds already: SQLite gave that transaction up after it was captured.
       snapshotDue_ = frame < place.frame;
-      return;
+      return true;
     }
     auto valid = transcriber_->valid(frame);
-    if (valid && !valid.value()) return;  // more writes follow, or the capture thread finds out what is wrong
+    if (valid && !valid.value()) return true;  // more writes follow, or the capture thread finds out what is wrong
     outcome = valid ? transcriber_->append(frame) : Result<void>(valid.error());
     lsn = transcriber_->lsn();
   }
-  if (!outcome) return failed(outcome.error());
-  awaitCommit(lsn);
+  if (!outcome) {
+    failed(outcome.error());
+    return false;
+  }
+  return awaitCommit(lsn);
 }
 
-void Capture::awaitCommit(uint64_t lsn) {
+// The thread that waits may be the one whose controller would renew the lease, or learn that another node is primary now:
+// once the lease is over it must be let go, without a word that the transaction is committed.
+bool Capture::leaseEnded(uint64_t lsn) {
+  if (!engine_.pump().leaseLost() && mayCommit()) return false;
+  event("sqlite-commit-timeout",
+        makeError("WALSHIP_ERR_LEASE",
+                  "this node may not commit any more; whether the transaction survives is not known: look for it on the primary"),
+        lsn);
+  return true;
+}
+
+bool Capture::awaitCommit(uint64_t lsn) {
   const uint64_t startNs = monotonicNs();
   while (hook_->mode() == WalHook::Mode::wait) {
     uint32_t sliceMs = kCommitSliceMs;
@@ -237,15 +251,18 @@ void Capture::awaitCommit(uint64_t lsn) {
       const uint64_t gone = elapsedNs(startNs, monotonicNs()) / kMs;
       if (gone >= settings_.commitTimeoutMs) {
         commitTimeouts_.fetch_add(1);
-        return event("sqlite-commit-timeout",
-                     makeError("WALSHIP_ERR_COMMIT_TIMEOUT",
-                               "the commit rule did not hold in time; the transaction stays, and may yet be committed"),
-                     lsn);
+        event("sqlite-commit-timeout",
+              makeError("WALSHIP_ERR_COMMIT_TIMEOUT",
+                        "the commit rule did not hold in time; the transaction stays, and may yet be committed"),
+              lsn);
+        return true;
       }
       sliceMs = static_cast<uint32_t>(std::min<uint64_t>(sliceMs, settings_.commitTimeoutMs - gone));
     }
-    if (engine_.pump().waitCommitted(lsn, sliceMs)) return;
+    if (engine_.pump().waitCommitted(lsn, sliceMs)) return true;
+    if (leaseEnded(lsn)) return false;
   }
+  return hook_->mode() != WalHook::Mode::refuse;
 }
 
 }  // namespace walship

@@ -101,7 +101,8 @@ class Capture final : private WalHook::Listener {
   void sleep();
   void failed(const Error& error);
   void event(const char* type, const Error& detail, uint64_t lsn);
-  void awaitCommit(uint64_t lsn);
+  bool awaitCommit(uint64_t lsn);
+  bool leaseEnded(uint64_t lsn);
 
   // checkpoint.cc
   void checkpointer();
@@ -114,7 +115,7 @@ class Capture final : private WalHook::Listener {
   // ---- WalHook::Listener ----
   void wake() override;
   bool mayCommit() override;
-  void commitWritten(uint64_t offset) override;
+  bool commitWritten(uint64_t offset) override;
 
   Engine& engine_;
   const std::string path_;

@@ -152,7 +152,9 @@ Result<void> Transcriber::appendRecord(bool last, uint32_t databasePages, const 
       return {};
     }
     if (!end.error().is("WALSHIP_ERR_BACKPRESSURE")) return end.error();
-    if (stop_.load(std::memory_order_acquire) && elapsedNs(startNs, monotonicNs()) > kStopNs) return end.error();
+    // Without a lease nothing is committed, so no room comes; and it may be this thread that would have it renewed.
+    const bool ending = stop_.load(std::memory_order_acquire) || engine_.pump().leaseLost();
+    if (ending && elapsedNs(startNs, monotonicNs()) > kStopNs) return end.error();
     std::this_thread::sleep_for(kRoomPause);
   }
 }

@@ -26,16 +26,17 @@ bool WalHook::mayCommit() {
   return listener_ == nullptr || listener_->mayCommit();
 }
 
-void WalHook::committing(uint64_t offset) {
+bool WalHook::committing(uint64_t offset) {
   const Mode now = mode();
   if (now == Mode::notify) {
-    if (!asleep_.load(std::memory_order_seq_cst)) return;
+    if (!asleep_.load(std::memory_order_seq_cst)) return true;
     const std::shared_lock lock(mutex_);
     if (listener_ != nullptr) listener_->wake();
   } else if (now == Mode::wait) {
     const std::shared_lock lock(mutex_);
-    if (listener_ != nullptr) listener_->commitWritten(offset);
+    return listener_ == nullptr || listener_->commitWritten(offset);
   }
+  return true;
 }
 
 namespace {
@@ -90,11 +91,11 @@ int walWrite(sqlite3_file* file, const void* data, int bytes, sqlite3_int64 offs
     wal.commitAt = offset;
     wal.expected = offset + kFrameHeaderBytes;
     wal.pageSeen = false;
-    if (corrected) wal.hook->committing(static_cast<uint64_t>(offset));
+    if (corrected && !wal.hook->committing(static_cast<uint64_t>(offset))) return SQLITE_IOERR_WRITE;
   } else if (offset == wal.expected) {
     wal.expected += bytes;
     wal.pageSeen = true;
-    wal.hook->committing(static_cast<uint64_t>(wal.commitAt));
+    if (!wal.hook->committing(static_cast<uint64_t>(wal.commitAt))) return SQLITE_IOERR_WRITE;
   }
   return SQLITE_OK;
 }

@@ -30,8 +30,8 @@ class WalHook {
     virtual bool mayCommit() = 0;
     // The frame that begins at `offset` of the WAL file commits, if the frames before it are valid: the writer may still
     // be about to correct their checksums, and calls again then. Called with SQLite's write lock held by the caller;
-    // what is written becomes visible after the return.
-    virtual void commitWritten(uint64_t offset) = 0;
+    // what is written becomes visible after the return. false: it must not; whether the log keeps it is not known.
+    virtual bool commitWritten(uint64_t offset) = 0;
   };
 
   // Until detach() returns, the listener may be called.
@@ -44,7 +44,8 @@ class WalHook {
 
   // ---- by the VFS, on the writer's thread ----
   bool mayCommit();
-  void committing(uint64_t offset);
+  // false: the commit fails with SQLITE_IOERR.
+  bool committing(uint64_t offset);
 
  private:
   std::atomic<Mode> mode_{Mode::ignore};
