@@ -21,6 +21,7 @@ import { setLogAside, snapshotDue } from './snapshots.js';
 
 const snapshotLookMs = 1000;
 const holdMsMax = 2000;
+const stepBackMsMax = 2000;
 
 /** What a replicated database tells of itself: the engine's status, and the replica's. */
 export interface ReplicatedStatus extends EngineStatus {
@@ -115,6 +116,7 @@ export class Replicated extends EventEmitter<{ event: [EngineEvent]; role: ['pri
   /** Changes of role, one behind the other. */
   #changing: Promise<unknown> = Promise.resolve();
   #closing: Promise<void> | undefined;
+  #ending: Promise<void> | undefined;
   #snapshotTimer: NodeJS.Timeout | undefined;
   #snapshotTold = false;
   /** The database is captured: what is written reaches the log. The engine's role may change before, or after. */
@@ -302,14 +304,24 @@ export class Replicated extends EventEmitter<{ event: [EngineEvent]; role: ['pri
     };
   }
 
-  /** Closes the database, captures and flushes what was committed, ends every link and the log. */
+  /**
+   * Closes the database, captures and flushes what was committed, ends every link and the log. A primary with `failover`
+   * hands over first, if a standby is there.
+   */
   close(): Promise<void> {
-    this.#closing ??= this.#close();
-    return this.#closing;
+    this.#ending ??= this.#end();
+    return this.#ending;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close();
+  }
+
+  async #end(): Promise<void> {
+    // While it can still change its role.
+    await this.#member?.stepBack(stepBackMsMax);
+    this.#closing = this.#close();
+    await this.#closing;
   }
 
   async #close(): Promise<void> {

@@ -107,3 +107,22 @@ test('nobody writes to a database that is not captured yet', async () => {
   expect(codeOf(insert)).toBe('');
   expect(b.db.readonly).toBe(false);
 });
+
+test('a commit that waits for its rule lets go when the lease is over, and does not count as done', async () => {
+  const alone = await open('alone');
+  alone.db.exec('create table t(id integer primary key, v text)');
+  alone.engine.setCommitRule({ level: 'flushed', any: 1 });
+  alone.setCommitMode('wait');
+  // Nobody is there to acknowledge, and this thread, which would renew the lease, waits.
+  alone.engine.setLease(process.hrtime.bigint() + 300_000_000n);
+  const from = performance.now();
+  expect(codeOf(() => alone.db.prepare("insert into t(v) values ('x')").run())).toMatch(/^SQLITE_IOERR/);
+  expect(performance.now() - from).toBeGreaterThan(250);
+  expect(performance.now() - from).toBeLessThan(3000);
+  expect(alone.db.prepare('select count(*) from t').pluck().get()).toBe(0);
+
+  alone.engine.setLease(undefined);
+  alone.setCommitMode('async');
+  alone.db.prepare("insert into t(v) values ('y')").run();
+  expect(alone.db.prepare('select v from t').pluck().all()).toEqual(['y']);
+});
