@@ -122,10 +122,12 @@ export class Demo {
       await pass(share(18));
     });
     await this.#caughtUp();
-    // A primary that is closed is no primary that is lost; what is said of it is not part of the show.
+    // The primary last, when nobody is left to hand over to: a new epoch would be in some logs only.
     this.#closing = true;
-    await this.#child(await this.#until('a primary', () => this.#primary)).pause();
-    for (const name of names) await this.#child(name).close();
+    const chain = this.#chain;
+    await this.#child(chain[0] as string).pause();
+    for (const name of [...names].sort((x, y) => chain.indexOf(y) - chain.indexOf(x)))
+      await this.#child(name).close();
     return this.#prove();
   }
 
