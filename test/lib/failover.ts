@@ -154,9 +154,10 @@ export class FailoverCluster {
     const asked = this.members
       .filter((member) => member.alive)
       .map(async (member) => {
-        const status = await Promise.race([member.status(), sleep(2000).then(() => undefined)]).catch(
-          () => undefined,
-        );
+        const status = await Promise.race([
+          member.status(),
+          sleep(2000 * this.network.slow).then(() => undefined),
+        ]).catch(() => undefined);
         return status && { member, status };
       });
     return (await Promise.all(asked)).filter((each) => each !== undefined);
