@@ -1,5 +1,5 @@
 // For tests of clusters that decide themselves who is primary.
-import { mkdtempSync } from 'node:fs';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -35,22 +35,23 @@ export class Stage {
     const stage = new Stage(await FailoverCluster.start({ ...options, dir: join(dir, 'cluster') }));
     const { cluster, client } = stage;
     try {
-      client.start();
-      await stage.progress();
-      await body(stage);
-      await cluster.well();
-      await stage.progress();
-    } catch (error) {
-      throw new Error(`${(error as Error).message}\n${cluster.story(60)}`, { cause: error });
-    } finally {
-      await Promise.all([client, ...stage.#others].map((each) => each.stop()));
-      await cluster.close();
-    }
-    try {
+      try {
+        client.start();
+        await stage.progress();
+        await body(stage);
+        await cluster.well();
+        await stage.progress();
+      } catch (error) {
+        throw new Error(`${(error as Error).message}\n${cluster.story(60)}`, { cause: error });
+      } finally {
+        await Promise.all([client, ...stage.#others].map((each) => each.stop()));
+        await cluster.close();
+      }
       const { lost } = await cluster.audit([client, ...stage.#others], { lossAccepted: stage.#lossAccepted });
       console.log(`${client.acknowledged.length} acknowledged, ${lost} lost`);
     } finally {
       cluster.remove();
+      rmSync(dir, { recursive: true, force: true });
     }
   }
 
