@@ -1,4 +1,13 @@
 export type { CacheOptions } from './cache/settings.js';
+export type { Target } from './cluster/choose.js';
+export { known, notApplied } from './cluster/outcome.js';
+export {
+  type ReplicaOptions,
+  Router,
+  type RouterOptions,
+  type WaitOptions,
+  type WithPrimaryOptions,
+} from './cluster/router.js';
 export type {
   PostgresReceiverStatus,
   PostgresSenderStatus,

@@ -4,7 +4,7 @@ import type { PrimaryRecord } from './coordinator/coordinator.js';
 import { keepRule } from './counting.js';
 import { stand } from './election.js';
 import { standbysNeeded, standbysOf } from './quorum.js';
-import { broadcast, eligibleBut, read, swap, type Turn, tell, waitBecause } from './state.js';
+import { broadcast, eligibleBut, memberOf, read, swap, type Turn, tell, waitBecause } from './state.js';
 import { handOver } from './switchover.js';
 
 /** What a primary does while it is one: keep its lease, say who counts for commits, give the standbys their places. */
@@ -118,12 +118,13 @@ function reportMissing(turn: Turn, reign: Reign): void {
   const needed = standbysNeeded(reign.rule);
   const names = new Set(standbysOf(reign.rule));
   const there = turn.facts.standbys.filter(({ node }) => names.has(node)).length;
+  const known = [...names].filter((node) => memberOf(turn.state, node));
   if (there >= needed) return waitBecause(turn, '');
   const missingSince = Math.max(...[...names].map((node) => reign.seen.get(node) ?? 0), 0);
   if (turn.now - missingSince < turn.settings.dropMs) return;
   waitBecause(
     turn,
-    `commits wait: the rule needs ${needed} of the standbys ${[...names].join(', ') || '(none yet)'}, ${there} are here`,
+    `commits wait: the rule needs ${needed} of the standbys ${known.length > 0 ? known.join(', ') : '(none has registered yet)'}, ${there} are here`,
   );
 }
 
