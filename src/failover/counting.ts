@@ -15,7 +15,7 @@ export function keepRule(turn: Turn, reign: Reign): void {
   const here = new Set<string>();
   for (const [node, at] of reign.seen) if (now - at < settings.dropMs) here.add(node);
   const inRecord = standbysOf(reign.record.rule);
-  if (reign.record.previous) forgetPrevious(turn, reign, inRecord);
+  if (reign.record.previous) forgetPrevious(turn, reign);
   const wanted = chooseStandbys(settings.rule, eligibleBut(state.view, settings.node), here, inRecord);
   if (same(wanted, inRecord)) {
     reign.narrowedAt = undefined;
@@ -46,10 +46,9 @@ export function keepRule(turn: Turn, reign: Reign): void {
 }
 
 /** Every set of promises that is enough from now on has a node with all of what was committed before this reign. */
-function forgetPrevious(turn: Turn, reign: Reign, names: readonly string[]): void {
+function forgetPrevious(turn: Turn, reign: Reign): void {
   const { state, facts } = turn;
-  const there = facts.standbys.filter(({ node }) => names.includes(node)).length;
-  if (state.swap || !state.view || there < standbysNeeded(reign.record.rule)) return;
+  if (state.swap || !state.view || !hold(facts, reign.record.rule, reign.firstLsn)) return;
   const { previous: _, ...record } = reign.record;
   swap(turn, 'rule', state.view.revision, { ...record, renewal: record.renewal + 1 });
 }

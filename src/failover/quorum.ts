@@ -45,8 +45,10 @@ export function standbysOf(rule: CommitRule): readonly string[] {
  * - The old primary promised, too: it commits nothing more, and what it committed it holds itself: its log was part of
  *   every commit. At level `received` that is so only while its process has lived on.
  * - Else as many of the rule's standbys as leave the old primary fewer than it needs (n − k + 1): they share at least one
- *   node with every set of k that ever acknowledged a commit of this reign. If none of them ever reached the beginning of
- *   the reign, nothing was committed in it with their help, and it is the reign before that has to be satisfied.
+ *   node with every set of k that ever acknowledged a commit of this reign.
+ *
+ * If none of them has the log up to where the reign began, nothing was committed in it with their help (its own primary may
+ * have lost what it had taken over and not flushed), and it is the reign before that has to be satisfied, too.
  *
  * In all cases only promises of nodes that are not ahead of the candidate count: it then has all that they have.
  */
@@ -55,11 +57,12 @@ export function mayTakeOver(old: Reign, candidate: LogPlace, promises: Iterable<
   for (let reign: Reign | undefined = old; reign; reign = reign.previous) {
     const { node, rule, epoch } = reign;
     const valid = rule.level === 'received' ? counting.filter(({ whole }) => whole) : counting;
-    if (valid.some((promise) => promise.node === node)) return true;
-    const needed = promisesNeeded(rule);
-    if (needed === undefined) return false;
-    const names = standbysOf(rule);
-    if (valid.filter((promise) => names.includes(promise.node)).length < needed) return false;
+    if (!valid.some((promise) => promise.node === node)) {
+      const needed = promisesNeeded(rule);
+      if (needed === undefined) return false;
+      const names = standbysOf(rule);
+      if (valid.filter((promise) => names.includes(promise.node)).length < needed) return false;
+    }
     if (candidate.logEpoch >= epoch) return true;
   }
   return false;

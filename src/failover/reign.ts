@@ -11,6 +11,8 @@ import { handOver } from './switchover.js';
 export interface Reign {
   /** As the coordinator holds it. */
   record: PrimaryRecord;
+  /** Where its log ended when it began. */
+  firstLsn: bigint;
   leaseUntil: number;
   /** When the newest swap that succeeded was sent. */
   renewedAt: number;
@@ -46,6 +48,7 @@ export function beginReign(turn: Turn, record: PrimaryRecord, sentAt: number): v
   const { state, settings, now } = turn;
   state.reign = {
     record,
+    firstLsn: turn.facts.lsn,
     leaseUntil: sentAt + record.leaseMs - settings.leaseMarginMs,
     renewedAt: sentAt,
     triedAt: sentAt,
