@@ -251,7 +251,7 @@ void Pump::part(const DownstreamSession& session) {
   // What it said last: the log is kept for it from there on.
   const auto found = tree_.nodes().find(session.nodeKey());
   if (found != tree_.nodes().end() && found->second.via == &session) {
-    hooks_.parted(session.node(), found->second.positions.flushed);
+    hooks_.keepFor(session.node(), found->second.positions.flushed);
   }
 }
 

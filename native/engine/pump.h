@@ -34,7 +34,7 @@ class Pump final : public SessionHost {
     std::function<void()> notify;                    // tells JavaScript that there is news; called from the pump
     std::function<void(uint64_t page)> requestLoad;  // the loader
     std::function<void(bool soon)> reconnect;        // the upstream link is gone
-    std::function<void(const std::string& node, uint64_t flushedLsn)> parted;  // a downstream that had reported is gone
+    std::function<void(const std::string& node, uint64_t lsn)> keepFor;  // a downstream has come, or is gone
   };
   // Error: WALSHIP_ERR_INTERNAL (no epoll).
   static Result<std::unique_ptr<Pump>> create(const EngineSettings& settings, Store& store, Counters& counters,
@@ -112,6 +112,7 @@ class Pump final : public SessionHost {
   void requestLoad(uint64_t page) override { hooks_.requestLoad(page); }
   void upstreamSpoke(uint64_t nowNs) override { counters_[kUpstreamHeardNs].store(nowNs, std::memory_order_relaxed); }
   void heardFromUpstream(const Heartbeat& heartbeat) override;
+  void keepFor(const std::string& node, uint64_t lsn) override { hooks_.keepFor(node, lsn); }
   void dropDownstreams(const std::string& why) override;
   void beforeCut(const LogPosition& from, const LogPosition& to) override;
   void afterCut() override;

@@ -141,6 +141,7 @@ void DownstreamSession::answer(AnswerKind kind, const LogPosition& start) {
     return;
   }
   state_ = State::streaming;
+  host_.keepFor(node_, start.lsn);
   cursorPage_ = start.page;
   cursorOffset_ = start.offset;
 }

@@ -34,6 +34,9 @@ class SessionHost {
   virtual void requestLoad(uint64_t page) = 0;
   // Something came from the upstream.
   virtual void upstreamSpoke(uint64_t nowNs) = 0;
+  // The log is kept from here on for a downstream: told before it has said anything itself, so that what it is promised is
+  // not trimmed under it.
+  virtual void keepFor(const std::string& node, uint64_t lsn) = 0;
   // The upstream, of whose log this node's is a prefix, says where it stands.
   virtual void heardFromUpstream(const Heartbeat& heartbeat) = 0;
   // Ends every downstream session: they hold pages of the tail, which is about to go. They come back with new offers.

@@ -120,7 +120,9 @@ TEST_CASE("sqlite copy: a standby begins at one in a trimmed log, while the prim
   const std::string path = scratch / "db";
   fill(path, 4096, 2000);
   EngineSettings settings = settingsOf(scratch / "log", "a");
-  settings.log.retainBytes = 8u << 20;  // and what a standby that has come needs
+  // And what a standby that has come needs. Copies one behind the other without a pause would be past this before the
+  // standby has said that it is there, and it would be refused as too far behind.
+  settings.log.retainBytes = 64u << 20;
   auto engine = Engine::open(std::move(settings), [] {}).take();
   REQUIRE(engine->promote(1));
   auto capture = startCapture(*engine, path, false);
@@ -132,7 +134,10 @@ TEST_CASE("sqlite copy: a standby begins at one in a trimmed log, while the prim
     // Until one came when the standby was there: the log trims those before it.
     std::atomic<bool> begun{false};
     std::thread copier([&] {
-      while (!begun.load()) CHECK(capture->snapshotNow());
+      while (!begun.load()) {
+        CHECK(capture->snapshotNow());
+        std::this_thread::sleep_for(std::chrono::milliseconds(20));
+      }
     });
     EngineSettings second = settingsOf(scratch / "log-b", "b");
     second.appliedByHand = true;
