@@ -14,6 +14,8 @@
         "NAPI_VERSION=9",
         "NAPI_DISABLE_CPP_EXCEPTIONS",
         "NODE_ADDON_API_DISABLE_DEPRECATED",
+        # In a Worker that is being terminated nothing can be thrown any more, and nobody is there to catch it.
+        "NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS",
       ],
       # node's own default comes first in cflags_cc and would win over ours.
       "cflags_cc!": ["-std=gnu++17", "-std=gnu++20", "-std=gnu++1y"],

@@ -14,6 +14,35 @@ export function doctestCounts(output) {
   return { passed: passed ?? 0, failed: failed ?? 0, skipped: skipped ?? 0 };
 }
 
+/**
+ * The test cases that failed, each with what doctest printed of it.
+ *
+ * @param {string} output of a doctest binary @returns {string[]}
+ */
+export function doctestFailures(output) {
+  return output
+    .split(/^={50,}$/m)
+    .slice(1)
+    .filter((part) => /: (?:FATAL )?ERROR: /.test(part))
+    .map((part) => part.replace(/^\[doctest\][\s\S]*/m, '').trim());
+}
+
+/**
+ * The tests, and files, that failed, each with the beginning of its message.
+ *
+ * @param {string} json written by vitest's JSON reporter @returns {string[]}
+ */
+export function vitestFailures(json) {
+  const failures = [];
+  for (const file of JSON.parse(json).testResults) {
+    if (file.status === 'failed' && file.message) failures.push(`${file.name}: ${file.message}`);
+    for (const test of file.assertionResults) {
+      if (test.status === 'failed') failures.push(`${test.fullName}: ${test.failureMessages.join('\n')}`);
+    }
+  }
+  return failures;
+}
+
 /** @param {string} json written by vitest's JSON reporter @returns {Counts | null} */
 export function vitestCounts(json) {
   /** @type {any} */

@@ -2,7 +2,14 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { parseArgs } from 'node:util';
-import { doctestCounts, formatCounts, plainCounts, vitestCounts } from './counts.mjs';
+import {
+  doctestCounts,
+  doctestFailures,
+  formatCounts,
+  plainCounts,
+  vitestCounts,
+  vitestFailures,
+} from './counts.mjs';
 import { run } from './run.mjs';
 
 /** @typedef {import('./counts.mjs').Counts} Counts */
@@ -82,7 +89,17 @@ async function nativeTests(variant, directory, deadline) {
   const build = await run(['scripts/native', variant], { deadline });
   if (build.code !== 0) return { counts: null, notes: ['the build failed'] };
   const { code, output } = await run([`${directory}/walship-tests`], { deadline, env: sanitizerOptions });
-  return settle(doctestCounts(output), code);
+  const settled = settle(doctestCounts(output), code);
+  return { ...settled, notes: [...settled.notes, ...shortened(doctestFailures(output))] };
+}
+
+/**
+ * What failed is told again beside the table: whoever sees the end of a long output alone need not look for it.
+ *
+ * @param {string[]} failures
+ */
+function shortened(failures) {
+  return failures.flatMap((text) => text.slice(0, 1500).split('\n').slice(0, 15));
 }
 
 const sanitizerOptions = {
@@ -171,8 +188,11 @@ function vitestReport(report) {
 async function vitestRun(command, report, deadline) {
   rmSync(report, { force: true });
   const { code, output } = await run(command, { deadline });
-  const counts = existsSync(report) ? vitestCounts(readFileSync(report, 'utf8')) : null;
-  return (counts === null ? labLacks(code, output) : null) ?? settle(counts, code);
+  const json = existsSync(report) ? readFileSync(report, 'utf8') : '';
+  const counts = vitestCounts(json);
+  if (counts === null) return labLacks(code, output) ?? settle(null, code);
+  const settled = settle(counts, code);
+  return { ...settled, notes: [...settled.notes, ...shortened(vitestFailures(json))] };
 }
 
 /**

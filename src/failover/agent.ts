@@ -249,14 +249,14 @@ export class Agent extends EventEmitter<{
    * accepted loss): it is set aside in a file, and the node follows again.
    */
   async rejoin(): Promise<void> {
-    const upstream = this.#upstream(this.#controller.state.upstream);
-    if (!upstream) {
+    const { upstream: node, upstreamAt: address } = this.#controller.state;
+    if (node === undefined) {
       throw new WalshipError(
         'WALSHIP_ERR_FAILOVER',
         'this node has nobody to follow: it is the primary, or there is none',
       );
     }
-    await this.#change(() => this.#options.subject.follow({ ...upstream, discardCommitted: true }));
+    await this.#change(() => this.#options.subject.follow({ node, address, discardCommitted: true }));
   }
 
   async #command(command: Command): Promise<string> {
@@ -429,21 +429,14 @@ export class Agent extends EventEmitter<{
     }
   }
 
-  async #follow(node: string | undefined): Promise<void> {
-    const upstream = this.#upstream(node);
-    if (!upstream) return;
-    this.#facts.follow(node);
+  async #follow(upstream: { node: string; address: string }): Promise<void> {
+    this.#facts.follow(upstream.node);
     try {
       await this.#change(() => this.#options.subject.follow(upstream));
     } catch (error) {
       this.emit('event', { level: 'warn', event: 'follow-failed', message: (error as Error).message });
     }
     this.step({ type: 'tick' });
-  }
-
-  #upstream(node: string | undefined): (Upstream & { readonly node: string }) | undefined {
-    const member = this.#controller.state.view?.members.find((each) => each.node === node);
-    return member && { address: member.log, node: member.node };
   }
 
   #change<T>(work: () => Promise<T>): Promise<T> {

@@ -91,7 +91,7 @@ export type Action =
       readonly leaseUntilMs: number;
     }
   /** `undefined`: nobody. */
-  | { readonly type: 'follow'; readonly upstream: string | undefined }
+  | { readonly type: 'follow'; readonly upstream: { readonly node: string; readonly address: string } }
   | { readonly type: 'lease'; readonly untilMs: number }
   | { readonly type: 'rule'; readonly rule: CommitRule }
   | { readonly type: 'hold'; readonly on: boolean }

@@ -27,10 +27,13 @@ function follow(turn: Turn): void {
   // Its place in the tree is gone, and the primary has not given it another one yet.
   const lost = state.upstreamLostSince !== undefined && now - state.upstreamLostSince >= unplannedMs;
   if (target !== announced.node && lost && state.peers.get(target)?.up !== true) target = announced.node;
-  if (target === state.upstream) return;
+  // Another node's word may be here before the coordinator's, which says where that node is.
+  const address = memberOf(state, target)?.log;
+  if (address === undefined || (target === state.upstream && address === state.upstreamAt)) return;
   state.upstream = target;
+  state.upstreamAt = address;
   state.upstreamSince = now;
-  turn.actions.push({ type: 'follow', upstream: target });
+  turn.actions.push({ type: 'follow', upstream: { node: target, address } });
 }
 
 // ---- is there a primary? ----

@@ -41,6 +41,8 @@ export interface State {
   readonly asked: Map<bigint, Set<string>>;
   /** Whom the data plane was told to follow. */
   upstream: string | undefined;
+  /** Where it was said to be when it was last followed. */
+  upstreamAt: string;
   upstreamSince: number;
   upstreamLostSince: number | undefined;
   /** The primary's log ended here when it was last heard of. */
@@ -82,6 +84,7 @@ export function newState(now: number): State {
     grantedUntil: Number.NEGATIVE_INFINITY,
     asked: new Map(),
     upstream: undefined,
+    upstreamAt: '',
     upstreamSince: now,
     upstreamLostSince: undefined,
     primaryTail: 0n,

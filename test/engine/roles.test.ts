@@ -61,7 +61,7 @@ test('a promise says how far the log is, and what was joined is promised', async
   const lsn = upper.append(Buffer.alloc(1000));
   await lower.reached('flushed', lsn, 5000);
   expect(lower).toMatchObject({ epoch: 3n, logEpoch: 3n, promisedEpoch: 3n });
-  expect(upper.status().nodes[0]?.epoch).toBe(3n);
+  await expect.poll(() => upper.status().nodes[0]?.epoch).toBe(3n);
   expect(lower.upstreamHeardMsAgo).toBeLessThan(1000);
   const down = event(lower, 'upstream-down');
   expect(await lower.promise(5n)).toEqual({ lsn, logEpoch: 3n });

@@ -61,13 +61,15 @@ export class FailoverCluster {
       coordinator === 'embedded'
         ? undefined
         : await Etcd.start({ members: coordinator.etcd, ...placeOf(network, coordinator.at) });
-    const made = new FailoverCluster(options, etcd);
+    let made: FailoverCluster | undefined;
     try {
+      made = new FailoverCluster(options, etcd);
       await Promise.all(made.present.map((member) => member.start()));
       await made.well();
       return made;
     } catch (error) {
-      await made.close();
+      await (made ?? etcd)?.close();
+      made?.keep();
       throw error;
     }
   }

@@ -177,7 +177,7 @@ export class SimNode {
         return later(this.diskMs, () => this.step({ type: 'promoted', epoch: action.epoch, problem }));
       }
       case 'follow':
-        this.follow(action.upstream);
+        this.follow(action.upstream.node);
         return;
       case 'lease':
         this.leaseUntil = action.untilMs;
