@@ -11,7 +11,7 @@ import { pathToFileURL } from 'node:url';
 import { parseArgs } from 'node:util';
 import type { CommitRule } from '../../src/index.js';
 import type { Audited } from '../lib/audit.js';
-import { FailoverCluster, type FailoverOptions } from '../lib/failover.js';
+import { type Client, FailoverCluster, type FailoverOptions } from '../lib/failover.js';
 import { monotonicMs } from '../lib/member.js';
 import { type Network, tcpNetwork } from '../lib/network.js';
 import { Random } from '../simulation/random.js';
@@ -49,6 +49,32 @@ export function shapeOf(seed: number): Shape {
   };
 }
 
+/**
+ * Bursts of faults; behind each of them the cluster must be well again, and take what every client writes.
+ *
+ * @param also what else must be true then
+ * @returns from the time that everything was healed to the time that all was well, in ms, of the worst burst
+ */
+export async function endure(
+  cluster: FailoverCluster,
+  clients: readonly Client[],
+  turmoil: Turmoil,
+  bursts: number,
+  also: () => Promise<void> = async () => {},
+): Promise<number> {
+  let wellMs = 0;
+  for (let burst = 0; burst < bursts; burst++) {
+    await turmoil.burst();
+    const healed = monotonicMs();
+    await cluster.well();
+    wellMs = Math.max(wellMs, monotonicMs() - healed);
+    for (const client of clients)
+      await client.acknowledgedSince(healed, undefined, 10_000 * cluster.network.slow);
+    await also();
+  }
+  return wellMs;
+}
+
 /** One cluster's life. */
 export async function runRound(
   seed: number,
@@ -81,14 +107,7 @@ export async function runRound(
   try {
     try {
       for (const client of clients) client.start();
-      for (let burst = 0; burst < how.bursts; burst++) {
-        await turmoil.burst();
-        const healed = monotonicMs();
-        await cluster.well();
-        wellMs = Math.max(wellMs, monotonicMs() - healed);
-        for (const client of clients)
-          await client.acknowledgedSince(healed, undefined, 10_000 * network.slow);
-      }
+      wellMs = await endure(cluster, clients, turmoil, how.bursts);
     } finally {
       await Promise.all(clients.map((client) => client.stop()));
       await cluster.close();
@@ -114,7 +133,17 @@ function add(into: Record<string, number>, counts: Readonly<Record<string, numbe
   for (const [name, count] of Object.entries(counts)) into[name] = (into[name] ?? 0) + (count ?? 0);
 }
 
-async function main(): Promise<number> {
+export interface Told {
+  readonly said: string;
+  /** Added up over the rounds. */
+  readonly sums: Readonly<Record<string, number>>;
+  readonly counts: Counts;
+}
+
+/** Rounds by the command line's options, each with its own seed, until they or the time are over; and the tally. */
+export async function runMany(
+  round: (seed: number, network: Network, how: { bursts: number; dir: string }) => Promise<Told>,
+): Promise<number> {
   const { values } = parseArgs({
     options: {
       seed: { type: 'string', default: String(Date.now() % 1_000_000) },
@@ -135,14 +164,10 @@ async function main(): Promise<number> {
     for (; rounds < Number(values.rounds) && performance.now() < until; rounds++) {
       const dir = join(values.dir, String(seed + rounds));
       try {
-        const round = await runRound(seed + rounds, network, { bursts: Number(values.bursts), dir });
-        const { acknowledged, unknown, lost, late, epochs, wellMs, shape } = round;
-        add(counts, round.counts);
-        add(sums, { acknowledged, unknown, lost, late, epochs });
-        console.log(
-          `seed ${seed + rounds} ${JSON.stringify(shape)}: ${acknowledged} acknowledged, ${unknown} unknown, ${late} late, ` +
-            `${epochs} epochs, well after at most ${wellMs.toFixed(0)} ms, ${JSON.stringify(round.counts)}`,
-        );
+        const told = await round(seed + rounds, network, { bursts: Number(values.bursts), dir });
+        add(counts, told.counts);
+        add(sums, told.sums);
+        console.log(`seed ${seed + rounds} ${told.said}, ${JSON.stringify(told.counts)}`);
       } catch (error) {
         failed += 1;
         console.error((error as Error).message);
@@ -155,4 +180,12 @@ async function main(): Promise<number> {
   return failed === 0 ? 0 : 1;
 }
 
-if (import.meta.url === pathToFileURL(process.argv[1] ?? '').href) process.exit(await main());
+async function tellRound(...given: Parameters<typeof runRound>): Promise<Told> {
+  const { acknowledged, unknown, lost, late, epochs, wellMs, shape, counts } = await runRound(...given);
+  const said =
+    `${JSON.stringify(shape)}: ${acknowledged} acknowledged, ${unknown} unknown, ${late} late, ` +
+    `${epochs} epochs, well after at most ${wellMs.toFixed(0)} ms`;
+  return { said, sums: { acknowledged, unknown, lost, late, epochs }, counts };
+}
+
+if (import.meta.url === pathToFileURL(process.argv[1] ?? '').href) process.exit(await runMany(tellRound));

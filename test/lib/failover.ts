@@ -9,7 +9,7 @@ import { Client } from './appender.js';
 import { type Audited, audit, readLog } from './audit.js';
 import { Disk } from './disk.js';
 import { Etcd, type EtcdOptions } from './etcd.js';
-import { MemberProcess } from './member.js';
+import { type MemberDatabase, MemberProcess } from './member.js';
 import type { Network } from './network.js';
 
 export { type Acknowledgement, Client } from './appender.js';
@@ -30,6 +30,7 @@ export interface FailoverOptions {
   /** Each node's log is on a disk of its own of this size, that can be filled. Needs root. */
   readonly diskMebibytes?: number;
   readonly failover?: Partial<MembershipSettings>;
+  readonly database?: MemberDatabase;
 }
 
 const ports = { log: 7100, control: 7200, http: 7300, clients: 7400 };
@@ -118,8 +119,10 @@ export class FailoverCluster {
           },
           failover,
           clients: at(ports.clients, index),
+          ...(options.database && { database: options.database.of(name) }),
         },
         network.prefix(index),
+        options.database?.program,
       );
     });
   }

@@ -3,10 +3,18 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import type { AgentStatus } from '../../src/failover/agent.js';
 import type { MembershipSettings } from '../../src/failover/membership.js';
-import type { EngineOptions, LinkStatus, Positions } from '../../src/index.js';
+import type { EngineOptions, LinkStatus, Positions, ReplicatedOptions } from '../../src/index.js';
+
+/** What it ships, if that is more than records of the clients. */
+export interface MemberDatabase {
+  /** What runs in place of member.mjs. */
+  readonly program: string;
+  readonly of: (name: string) => Pick<ReplicatedOptions, 'path' | 'checkpoint' | 'pollMs'>;
+}
 
 export interface MemberSettings {
   readonly options: EngineOptions;
+  readonly database?: ReturnType<MemberDatabase['of']>;
   readonly failover: MembershipSettings;
   /** `host:port` for clients. */
   readonly clients: string;
@@ -36,7 +44,7 @@ type FromMember =
       readonly error?: { readonly code?: string; readonly message: string };
     };
 
-const program = fileURLToPath(new URL('member.mjs', import.meta.url));
+const ownProgram = fileURLToPath(new URL('member.mjs', import.meta.url));
 
 export const monotonicMs = () => Number(process.hrtime.bigint()) / 1e6;
 
@@ -47,6 +55,7 @@ export class MemberProcess {
   readonly events: MemberEvent[] = [];
   readonly reigns: { at: number; epoch: bigint }[] = [];
   readonly #prefix: readonly string[];
+  readonly #program: string;
   #child: ChildProcess | undefined;
   #exited: Promise<void> = Promise.resolve();
   readonly #waiting = new Map<number, { resolve(value: unknown): void; reject(error: Error): void }>();
@@ -57,10 +66,11 @@ export class MemberProcess {
   crash = '';
 
   /** @param prefix a command to run it under, such as nsenter */
-  constructor(name: string, settings: MemberSettings, prefix: readonly string[] = []) {
+  constructor(name: string, settings: MemberSettings, prefix: readonly string[] = [], program = ownProgram) {
     this.name = name;
     this.settings = settings;
     this.#prefix = prefix;
+    this.#program = program;
   }
 
   get alive(): boolean {
@@ -68,7 +78,7 @@ export class MemberProcess {
   }
 
   async start(): Promise<void> {
-    const command = [...this.#prefix, process.execPath, program];
+    const command = [...this.#prefix, process.execPath, this.#program];
     const child = spawn(command[0] as string, command.slice(1), {
       stdio: ['ignore', 'inherit', 'pipe', 'ipc'],
       serialization: 'advanced',

@@ -14,8 +14,9 @@ import {
   type ReplicatedStatus,
 } from '../../../src/index.js';
 import { credentials, pause, smallArena } from '../../lib/cluster.js';
+import { checkpoint, differenceOf } from './files.js';
 
-export { pause };
+export { checkpoint, pause };
 
 const MiB = 1024 * 1024;
 
@@ -207,31 +208,8 @@ export function sqlite3Failure(path: string, ...commands: string[]): string {
 
 // ---- comparing ----
 
-/** Copies the WAL into the database file, which then is what the node has applied. */
-export async function checkpoint(path: string): Promise<void> {
-  const connection = new Sqlite(path);
-  try {
-    for (const until = performance.now() + 10_000; ; ) {
-      const [state] = connection.pragma('wal_checkpoint(PASSIVE)') as [
-        { busy: number; log: number; checkpointed: number },
-      ];
-      // busy: a checkpoint of the node's own is under way.
-      if (state.busy === 0 && state.log === state.checkpointed) return;
-      if (performance.now() > until) throw new Error(`no checkpoint of ${path}: ${JSON.stringify(state)}`);
-      await pause(5);
-    }
-  } finally {
-    connection.close();
-  }
-}
-
-/**
- * Byte for byte. By another process: closing a file here would end the locks that SQLite has on it in this process.
- */
 export function expectSameFile(one: string, other: string): void {
-  const { status, stdout, stderr } = spawnSync('cmp', [one, other], { encoding: 'utf8' });
-  expect(`${stdout}${stderr}`).toBe('');
-  expect(status).toBe(0);
+  expect(differenceOf(one, other)).toBe('');
 }
 
 /** Everything that was written on `a` is on `b`: the same file, whole, and as good as SQLite can tell. */
