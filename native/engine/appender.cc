@@ -31,6 +31,9 @@ void Appender::start(uint64_t epoch) {
   pageData_ = store_.tailPage().data();
   offset_ = std::max(tail.offset, kPageHeaderBytes);
   frameOpen_ = false;
+  continued_ = false;
+  splits_.clear();
+  splitFrom_.reset();
   endLsn_.store(tail.lsn, std::memory_order_release);
   active_ = true;
 }
@@ -69,7 +72,7 @@ Result<void> Appender::makeRoom(size_t bytes) {
   const uint32_t pageBytes = store_.geometry().pageBytes;
   const uint32_t used = frameOpen_ ? offset_ + kFrameHeaderBytes + frameLength_ : offset_;
   const uint32_t left = pageBytes - used;
-  const uint32_t headers = (left / frameBytes(frameBytesMax_) + 2) * (kFrameHeaderBytes + kFrameAlignment) + kFrameRoomMin;
+  const uint32_t headers = (left / frameBytes(frameBytesMax_) + 3) * (kFrameHeaderBytes + kFrameAlignment) + kFrameRoomMin;
   const size_t room = left > headers ? left - headers : 0;
   if (bytes <= room) return {};
   const size_t pagesNeeded = (bytes - room + pageRoom_ - 1) / pageRoom_;
@@ -100,13 +103,18 @@ void Appender::beginFrame() {
   frameOpenedNs_ = monotonicNs();
 }
 
+size_t Appender::frameRoom() const {
+  const uint32_t start = offset_ + kFrameHeaderBytes + frameLength_;
+  return std::min<size_t>(store_.geometry().pageBytes - start, frameBytesMax_ - frameLength_);
+}
+
 void Appender::closeFrame(uint16_t flags) {
   pending_.push_back({pageData_, page_, frameOpenedNs_, offset_, frameLength_, flags});
   offset_ += frameBytes(frameLength_);
   frameOpen_ = false;
 }
 
-Result<uint64_t> Appender::append(Bytes bytes) {
+Result<uint64_t> Appender::append(Bytes bytes, bool continues) {
   bool wasPending = true;
   uint64_t end = 0;
   {
@@ -124,19 +132,20 @@ Result<uint64_t> Appender::append(Bytes bytes) {
                                                            " with this arena (a quarter of it)");
     }
     if (auto room = makeRoom(bytes.size()); !room) return room.error();
-    const uint32_t pageBytes = store_.geometry().pageBytes;
+    // An append that takes several frames begins with one of its own: so it can be cut off as a whole.
+    if (frameOpen_ && !continued_ && (continues || bytes.size() > frameRoom())) closeFrame(0);
     size_t done = 0;
     while (done < bytes.size()) {
       if (!frameOpen_) beginFrame();
-      const uint32_t start = offset_ + kFrameHeaderBytes + frameLength_;
-      const size_t room = std::min<size_t>(pageBytes - start, frameBytesMax_ - frameLength_);
+      const size_t room = frameRoom();
       const size_t step = std::min(room, bytes.size() - done);
-      std::memcpy(pageData_ + start, bytes.data() + done, step);
+      std::memcpy(pageData_ + offset_ + kFrameHeaderBytes + frameLength_, bytes.data() + done, step);
       frameLength_ += static_cast<uint32_t>(step);
       done += step;
-      const bool more = done < bytes.size();
+      const bool more = done < bytes.size() || continues;
       if (more || step == room) closeFrame(more ? kFrameContinues : uint16_t{0});
     }
+    if (!bytes.empty()) continued_ = continues;
     end = endLsn_.load(std::memory_order_relaxed) + bytes.size();
     endLsn_.store(end, std::memory_order_release);
     if (!bytes.empty()) wasPending = pendingFlag_.exchange(true, std::memory_order_acq_rel);
@@ -163,6 +172,21 @@ std::optional<Appender::PendingFrame> Appender::takePending() {
   return frame;
 }
 
+void Appender::noteSplit(uint64_t firstLsn, uint64_t endLsn, bool continues) {
+  if (continues) {
+    if (!splitFrom_) splitFrom_ = firstLsn;
+  } else if (splitFrom_) {
+    splits_.push_back({*splitFrom_, endLsn});
+    splitFrom_.reset();
+  }
+}
+
+uint64_t Appender::wholeBelow(uint64_t lsn) {
+  while (!splits_.empty() && splits_.front().endLsn <= lsn) splits_.pop_front();
+  if (!splits_.empty()) return std::min(lsn, splits_.front().firstLsn);
+  return splitFrom_ ? std::min(lsn, *splitFrom_) : lsn;
+}
+
 SealedBatch Appender::seal(size_t bytesMax) {
   SealedBatch batch;
   while (batch.bytes < bytesMax) {
@@ -178,6 +202,7 @@ SealedBatch Appender::seal(size_t bytesMax) {
     const FrameChain chain = sealFrame(page.subspan(frame->offset, frameBytes(frame->length)), frame->length, frame->flags,
                                        epoch_, wallUs(), at.chain());
     store_.advance({chain.lsn, chain.headerChecksum, chain.epoch, at.page, at.offset + frameBytes(frame->length)});
+    noteSplit(at.lsn, chain.lsn, (frame->flags & kFrameContinues) != 0);
     if (batch.bytes == 0) batch.openedNs = frame->openedNs;
     batch.bytes += frame->length;
     batch.endLsn = chain.lsn;

@@ -27,9 +27,10 @@ class Appender {
   // `wake`: called after an append when nothing was pending before.
   Appender(Store& store, uint32_t frameBytesMax, std::function<void()> wake);
 
-  // The LSN behind the bytes. Takes all or nothing. Errors: WALSHIP_ERR_BACKPRESSURE (no page free, or held: wait for
+  // The LSN behind the bytes. Takes all or nothing. `continues`: the next append goes on with it; together they are one
+  // append, which is committed as a whole, and which a new primary keeps as a whole or not at all. Errors: WALSHIP_ERR_BACKPRESSURE (no page free, or held: wait for
   // `writable`), WALSHIP_ERR_NOT_PRIMARY, WALSHIP_ERR_APPEND_TOO_LARGE, or what fail() gave.
-  Result<uint64_t> append(Bytes bytes);
+  Result<uint64_t> append(Bytes bytes, bool continues = false);
   uint64_t endLsn() const { return endLsn_.load(std::memory_order_acquire); }
   size_t appendBytesMax() const { return appendBytesMax_; }
 
@@ -44,6 +45,8 @@ class Appender {
   bool pending() const { return pendingFlag_.load(std::memory_order_acquire); }
   // Seals at most about `bytesMax`. bytes == 0: there was nothing.
   SealedBatch seal(size_t bytesMax);
+  // `lsn`, or, if that is within an append, where this began. Of what is sealed; `lsn` never goes back. Pump.
+  uint64_t wholeBelow(uint64_t lsn);
 
  private:
   struct PendingFrame {
@@ -55,8 +58,15 @@ class Appender {
     uint16_t flags;
   };
 
+  struct Split {
+    uint64_t firstLsn;
+    uint64_t endLsn;
+  };
+
+  void noteSplit(uint64_t firstLsn, uint64_t endLsn, bool continues);
   Result<void> makeRoom(size_t bytes);
   void beginFrame();
+  size_t frameRoom() const;  // payload bytes that the open frame still takes
   void closeFrame(uint16_t flags);
   std::optional<PendingFrame> takePending();
 
@@ -79,7 +89,10 @@ class Appender {
   bool frameOpen_ = false;
   uint32_t frameLength_ = 0;
   uint64_t frameOpenedNs_ = 0;
+  bool continued_ = false;         // what was appended last goes on with the next append
   std::deque<PendingFrame> pending_;
+  std::deque<Split> splits_;            // appends of several frames that are sealed, and not known to be committed; pump
+  std::optional<uint64_t> splitFrom_;   // one of which not all frames are sealed; pump
   std::atomic<uint64_t> endLsn_{0};
   std::atomic<bool> pendingFlag_{false};
 };

@@ -134,6 +134,8 @@ class Pump final : public SessionHost {
   void evaluateCommit();
   bool leaseHolds();
   void showEpochs();
+  Result<void> cutUnfinished();
+  void prepareCut(const LogPosition& from, const LogPosition& to, const std::string& why);
   void evaluateProven(const Positions& own, const std::vector<StandbyPositions>& standbys);
   void tellObservers();
   void reap();

@@ -71,9 +71,12 @@ void Pump::evaluateCommit() {
   const Positions own{store_.receivedLsn(), flushed, appliedLsn()};
   const auto standbys = tree_.vouchedIn(reign_.epoch);
   if (observed_.load(std::memory_order_relaxed)) evaluateProven(own, standbys);
-  const auto committed = committedBy(rule_, own, standbys);
-  if (!committed || *committed <= committed_ || failed_ || !leaseHolds()) return;
-  committed_ = *committed;
+  const auto reached = committedBy(rule_, own, standbys);
+  if (!reached || *reached <= committed_ || failed_ || !leaseHolds()) return;
+  // Half an append is not committed: a new primary would cut it off.
+  const uint64_t committed = appender_.wholeBelow(*reached);
+  if (committed <= committed_) return;
+  committed_ = committed;
   if (rule_.level != CommitLevel::async) protected_ = committed_;
   const uint64_t nowNs = monotonicNs();
   commitMovedNs_ = nowNs;

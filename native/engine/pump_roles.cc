@@ -90,20 +90,25 @@ void Pump::dropDownstreams(const std::string& why) {
 }
 
 void Pump::beforeCut(const LogPosition& from, const LogPosition& to) {
+  // What an asynchronous rule had committed here may be lost; more only with an operator's consent.
+  WALSHIP_ASSERT(to.lsn >= protected_ || discardCommitted_);
+  prepareCut(from, to, "diverged from the upstream's log");
+}
+
+void Pump::prepareCut(const LogPosition& from, const LogPosition& to, const std::string& why) {
   dropDownstreams("the log here is being cut back to LSN " + std::to_string(to.lsn));
   {
     const std::lock_guard lock(appliedMutex_);
     applied_.store(std::min(applied_.load(std::memory_order_relaxed), to.lsn), std::memory_order_release);
     cuts_.fetch_add(1, std::memory_order_release);
   }
-  // What an asynchronous rule had committed here may be lost; more only with an operator's consent.
-  WALSHIP_ASSERT(to.lsn >= protected_ || discardCommitted_);
   committed_ = std::min(committed_, to.lsn);
   protected_ = std::min(protected_, to.lsn);
   counters_[kCommittedLsn].store(committed_, std::memory_order_release);
   EngineEvent cut{"log-cut", settings_.nodeId, "WALSHIP_ERR_DIVERGED",
                   "LSN " + std::to_string(to.lsn) + " to " + std::to_string(from.lsn) +
-                      " diverged from the upstream's log; set aside in a diverged-… file of the log directory",
+                      " " + why +
+                      "; set aside in a diverged-… file of the log directory",
                   to.lsn};
   newEvent(std::move(cut));
 }
@@ -112,17 +117,31 @@ void Pump::afterCut() { cuts_.fetch_add(1, std::memory_order_release); }
 
 // ---- roles ----
 
+// Half an append, whose other half its primary has taken with it: nobody was told that it is committed.
+Result<void> Pump::cutUnfinished() {
+  const auto whole = store_.wholeTail();
+  if (!whole) return whole.error();
+  const LogPosition from = store_.received();
+  if (whole.value().lsn == from.lsn) return {};
+  prepareCut(from, whole.value(), "are the beginning of an append whose end never came");
+  auto cut = store_.cut(whole.value());
+  afterCut();
+  return cut;
+}
+
 Result<uint64_t> Pump::promote(uint64_t epoch, uint64_t leaseUntilNs) {
   if (failed_) return makeError("WALSHIP_ERR_FAILED", "the engine's storage has failed; it can't be primary");
   if (primary_) return makeError("WALSHIP_ERR_IS_PRIMARY", "this node is the primary already");
-  NodeRecord record = store_.record();
   // An epoch that this node has only promised may be its own; one that it has heard of is another's.
-  if (epoch == 0) epoch = record.promisedEpoch + 1;
-  if (epoch < record.promisedEpoch || epoch <= reign_.epoch) {
+  const uint64_t promised = store_.record().promisedEpoch;
+  if (epoch == 0) epoch = promised + 1;
+  if (epoch < promised || epoch <= reign_.epoch) {
     return makeError("WALSHIP_ERR_EPOCH", "epoch " + std::to_string(epoch) + " is not newer than epoch " +
-                                              std::to_string(record.promisedEpoch) + " that this node knows");
+                                              std::to_string(promised) + " that this node knows");
   }
   if (upstream_) dropUpstream(makeError("WALSHIP_ERR_LINK_CLOSED", "this node is being promoted"));
+  if (auto cut = cutUnfinished(); !cut) return cut.error();
+  NodeRecord record = store_.record();
   record.history.push_back({epoch, store_.received().lsn});
   record.promisedEpoch = epoch;
   record.protectedLsn = protected_;

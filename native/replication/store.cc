@@ -205,6 +205,26 @@ Result<LogPosition> Store::boundary(uint64_t lsn) {
   return arena_.end(before.value());
 }
 
+Result<LogPosition> Store::wholeTail() {
+  if (empty()) return received_;
+  for (uint64_t page = received_.page;; --page) {
+    auto pin = fetch(page, Access::catchUp);
+    if (!pin) return pin.error();
+    std::optional<uint64_t> whole;
+    uint64_t first = received_.lsn;
+    if (pin.value().filled() != 0) {
+      first = loadAt<PageHeader>(pin.value().bytes(), 0).firstLsn;
+      forEachFrame(pin.value().bytes(), 0, pin.value().filled(), [&](const FrameHeader& header, Bytes) {
+        if ((header.flags & kFrameContinues) == 0) whole = header.lsn + header.length;
+        return true;
+      });
+    }
+    // In what is trimmed, it would have begun, or ended, at the least of what there is.
+    if (!whole && page == log_.firstPage()) whole = first;
+    if (whole) return *whole == received_.lsn ? received_ : boundary(*whole);
+  }
+}
+
 void Store::waitForWork(uint32_t timeoutMs) {
   std::unique_lock lock(targetMutex_);
   targetMoved_.wait_for(lock, std::chrono::milliseconds(timeoutMs),

@@ -44,6 +44,8 @@ class Store {
   void passToFlusher();
   // An empty log takes over the place of the upstream's first page.
   Result<void> startAt(const LogPosition& position);
+  // The place behind the last append of which all frames are here. Blocks for the disk.
+  Result<LogPosition> wholeTail();
   // Divergence: cuts the log back. Blocks for the disk. Error WALSHIP_ERR_BUSY: somebody holds a page of the tail.
   Result<void> cut(const LogPosition& to);
 

@@ -2,6 +2,7 @@
 
 #include <poll.h>
 
+#include <bit>
 #include <charconv>
 
 #include "base/clock.h"
@@ -94,7 +95,13 @@ Result<Receiver::Server> Receiver::connect() {
     status_.serverVersion = connection.value().serverVersion();
     status_.serverEndLsn = *endLsn;
   }
-  return Server{connection.take(), *systemId, *timeline, *endLsn};
+  auto shown = connection.value().query("SHOW wal_segment_size", answerDeadline());
+  if (!shown) return shown.error();
+  const auto segmentBytes = shown.value() && !shown.value()->empty() && shown.value()->at(0)
+                                ? bytesIn(*shown.value()->at(0))
+                                : std::nullopt;
+  if (!segmentBytes || !std::has_single_bit(*segmentBytes)) return unexpected("SHOW wal_segment_size");
+  return Server{connection.take(), *systemId, *timeline, *endLsn, static_cast<uint32_t>(*segmentBytes)};
 }
 
 // Makes the slot if need be. From where on the server keeps its WAL for it.
@@ -122,14 +129,8 @@ Result<uint64_t> Receiver::prepare() {
   Server& server = connected.value();
   auto kept = slotStart(server);
   if (!kept) return kept.error();
-  auto shown = server.connection.query("SHOW wal_segment_size", answerDeadline());
-  if (!shown) return shown.error();
-  const auto segmentBytes = shown.value() && !shown.value()->empty() && shown.value()->at(0)
-                                ? bytesIn(*shown.value()->at(0))
-                                : std::nullopt;
-  if (!segmentBytes || *segmentBytes == 0) return unexpected("SHOW wal_segment_size");
   const uint64_t wanted = settings_.startLsn.value_or(kept.value());
-  const uint64_t start = wanted / *segmentBytes * *segmentBytes;
+  const uint64_t start = wanted / server.segmentBytes * server.segmentBytes;
   return engine_.pump().call([&]() -> Result<uint64_t> {
     Store& store = engine_.store();
     const LogPosition at = store.received();
@@ -197,6 +198,7 @@ Result<void> Receiver::start() {
   if (!libpq().loaded()) return makeError("WALSHIP_ERR_POSTGRES_LIBPQ", libpq().problem);
   stopping_.store(false);
   cancel_.clear();
+  records_.reset();  // a reign begins between two records
   observer_ = engine_.pump().observe([this] { positionsMoved(); });
   thread_ = std::thread([this] { run(); });
   return {};
@@ -259,6 +261,7 @@ Error Receiver::session() {
   if (!start) return start.error();
   for (;;) {
     endLsn_ = start.value().lsn;
+    if (!records_ || records_->lsn() != endLsn_) records_.emplace(endLsn_, server.segmentBytes);
     const uint32_t timeline = start.value().timeline;
     auto streams = server.connection.startCopy("START_REPLICATION SLOT " + quoted(settings_.slot) + " PHYSICAL " +
                                                    formatLsn(endLsn_) + " TIMELINE " + std::to_string(timeline),
@@ -392,7 +395,11 @@ Result<void> Receiver::take(const WalData& data) {
                                                           " on, where " + formatLsn(endLsn_) + " comes next");
   }
   if (data.bytes.empty()) return {};
-  if (auto appended = append(data.bytes); !appended) return appended;
+  for (Bytes rest = data.bytes; !rest.empty();) {
+    const WalRecords::Piece piece = records_->next(rest);
+    if (auto appended = append(rest.first(piece.bytes), !piece.ends); !appended) return appended;
+    rest = rest.subspan(piece.bytes);
+  }
   const std::lock_guard lock(statusMutex_);
   status_.receivedLsn = endLsn_;
   status_.serverEndLsn = data.endLsn;
@@ -400,9 +407,9 @@ Result<void> Receiver::take(const WalData& data) {
   return {};
 }
 
-Result<void> Receiver::append(Bytes bytes) {
+Result<void> Receiver::append(Bytes bytes, bool continues) {
   for (;;) {
-    auto end = engine_.append(bytes);
+    auto end = engine_.append(bytes, continues);
     if (end) {
       // Nobody else appends to this log.
       WALSHIP_ASSERT(end.value() == endLsn_ + bytes.size());

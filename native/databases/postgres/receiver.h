@@ -13,6 +13,7 @@
 #include "databases/postgres/connection.h"
 #include "databases/postgres/stream.h"
 #include "databases/postgres/timelines.h"
+#include "databases/postgres/wal_records.h"
 
 namespace walship::postgres {
 
@@ -69,6 +70,7 @@ class Receiver final {
     uint64_t systemId;
     uint32_t timeline;
     uint64_t endLsn;
+    uint32_t segmentBytes;
   };
   struct Start {
     uint64_t lsn;
@@ -84,7 +86,7 @@ class Receiver final {
   Error stream(Server& server, uint32_t timeline);
   Result<Connection::Taken> drain(Connection& connection);
   Result<void> take(const WalData& data);
-  Result<void> append(Bytes bytes);
+  Result<void> append(Bytes bytes, bool continues);
   Result<void> switchTimeline(const Row& next);
   uint64_t answerDeadline() const;
 
@@ -108,6 +110,7 @@ class Receiver final {
   uint64_t sentNs_ = 0;
   std::atomic<bool> statusDue_{false};
 
+  std::optional<WalRecords> records_;
   uint64_t endLsn_ = 0;  // of the log, as far as appended here
   std::atomic<bool> stopping_{false};
   std::mutex statusMutex_;

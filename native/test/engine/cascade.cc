@@ -126,6 +126,51 @@ TEST_CASE("engine: what was committed synchronously is never cut") {
   CHECK(primary->store().receivedLsn() == committed);
 }
 
+TEST_CASE("engine: an append is committed as a whole, and kept by a new primary as a whole or not at all") {
+  for (const size_t parts : {size_t{1}, size_t{30}}) {  // several pages of them
+    const TemporaryDirectory directory;
+    auto settings = settingsOf(directory, "a");
+    settings.commitRule = {CommitLevel::flushed, CommitChoice::any, 1, {}};
+    auto first = open(settings);
+    auto second = open(settingsOf(directory, "b"));
+    REQUIRE(first->promote(0));
+    follow(*second, *first);
+    const std::vector<std::byte> bytes(3001, std::byte{7});
+    const auto append = [&](Engine& primary, bool continues) {
+      auto appended = primary.append(bytes, continues);
+      REQUIRE(appended);
+      return appended.value();
+    };
+    const uint64_t whole = append(*first, false);
+    CHECK(first->pump().waitCommitted(whole, 10'000));
+    const auto begin = [&] {
+      uint64_t end = 0;
+      for (size_t part = 0; part < parts; ++part) end = append(*first, true);
+      REQUIRE(caughtUp(*first, end));
+      REQUIRE(caughtUp(*second, end));
+      return end;
+    };
+    const uint64_t half = begin();
+    CHECK_FALSE(first->pump().waitCommitted(half, 100));
+    CHECK(first->pump().waitCommitted(whole, 100));
+    const uint64_t kept = append(*first, false);
+    CHECK(first->pump().waitCommitted(kept, 10'000));
+    begin();
+
+    REQUIRE(second->follow(std::nullopt));
+    REQUIRE(second->promote(0));
+    CHECK(second->store().receivedLsn() == kept);
+    CHECK(saw(*second, "log-cut"));
+    follow(*first, *second);
+    const uint64_t end = appendSome(*second, 3, 100'000);
+    REQUIRE(caughtUp(*first, end));
+    CHECK(saw(*first, "log-cut"));
+    REQUIRE(first->close());
+    REQUIRE(second->close());
+    checkIdentical(directory, "a", "b");
+  }
+}
+
 TEST_CASE("engine: a promise keeps older epochs out, also after a restart") {
   const TemporaryDirectory directory;
   auto primary = open(settingsOf(directory, "a"));

@@ -4,7 +4,7 @@
 #include "databases/postgres/history.h"
 #include "databases/postgres/protocol.h"
 #include "databases/postgres/stream.h"
-#include "databases/postgres/wal.h"
+#include "databases/postgres/wal_records.h"
 
 using namespace walship;
 using namespace walship::postgres;
@@ -40,7 +40,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (size == 0) return 0;
   const Bytes bytes(reinterpret_cast<const std::byte*>(data + 1), size - 1);
   const std::string_view text(reinterpret_cast<const char*>(data + 1), size - 1);
-  switch (data[0] % 6) {
+  switch (data[0] % 7) {
     case 0: stream(bytes); break;
     case 1: {
       const auto command = parseCommand(text);
@@ -61,6 +61,21 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
         WALSHIP_ASSERT(ends.value()[0].timeline < ends.value()[1].timeline);
       }
       break;
+    case 5: {
+      // Cut differently, the records end at the same places.
+      WalRecords whole(0x1000000, 1u << 20);
+      WalRecords parts(0x1000000, 1u << 20);
+      for (Bytes rest = bytes; !rest.empty();) {
+        const auto piece = whole.next(rest);
+        WALSHIP_ASSERT(piece.bytes > 0 && piece.bytes <= rest.size());
+        for (Bytes half : {rest.first(piece.bytes / 2), rest.subspan(piece.bytes / 2, piece.bytes - piece.bytes / 2)}) {
+          while (!half.empty()) half = half.subspan(parts.next(half).bytes);
+        }
+        WALSHIP_ASSERT(whole.lsn() == parts.lsn());
+        rest = rest.subspan(piece.bytes);
+      }
+      break;
+    }
     default:
       static_cast<void>(parseSegmentStart(bytes, 0x1000000));
       static_cast<void>(parseWalPageHeader(bytes, 0x1000000));
