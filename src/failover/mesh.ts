@@ -1,6 +1,6 @@
 import { createHmac } from 'node:crypto';
-import type { AddressInfo } from 'node:net';
-import { connect, createServer, type Server, type TLSSocket } from 'node:tls';
+import { type AddressInfo, connect as connectTcp, type Socket } from 'node:net';
+import { connect, createSecureContext, createServer, type Server, type TLSSocket } from 'node:tls';
 import { WalshipError } from '../engine/errors.js';
 import { parseAddress } from '../engine/options.js';
 import type { Message } from './protocol.js';
@@ -21,9 +21,9 @@ const tls = {
   ciphers: 'ECDHE-PSK-CHACHA20-POLY1305',
   minVersion: 'TLSv1.2',
   maxVersion: 'TLSv1.2',
-  // There are no certificates; the secret proves who is there.
-  checkServerIdentity: () => undefined,
 } as const;
+/** Made once, and without the certificates that Node.js comes with: to make one anew for every dial costs more than the rest. */
+const dialling = createSecureContext({ ...tls, ca: [] });
 const redialMsMin = 20;
 const redialMsMax = 500;
 const dialMsMax = 1000;
@@ -39,7 +39,8 @@ const strangersMax = 64;
 interface Peer {
   readonly node: string;
   address: string;
-  socket: TLSSocket | undefined;
+  /** The connection, or the attempt at one. */
+  socket: Socket | undefined;
   up: boolean;
   heardAt: number;
   silentDrops: number;
@@ -148,19 +149,30 @@ export class Mesh {
   #dial(peer: Peer): void {
     if (this.#closed || peer.gone) return;
     const { host, port } = parseAddress(peer.address);
-    const { nodeId } = this.#options;
-    const socket = connect({
-      ...tls,
-      host: host === '' ? 'localhost' : host,
-      port,
-      pskCallback: () => ({ psk: this.#key, identity: `${nodeId} ${peer.node}` }),
-    });
-    peer.socket = socket;
-    let refused = false;
-    socket.setNoDelay(true);
+    // The hand-shake is begun when there is somebody to shake hands with: who is gone is dialled again and again.
+    const socket = connectTcp({ host: host === '' ? 'localhost' : host, port, noDelay: true });
+    this.#attempt(peer, socket);
     const dialled = setTimeout(() => socket.destroy(), dialMsMax);
+    socket.once('close', () => clearTimeout(dialled));
+    socket.once('connect', () => {
+      clearTimeout(dialled);
+      if (peer.socket === socket) this.#shakeHands(peer, socket);
+      else socket.destroy();
+    });
+  }
+
+  #shakeHands(peer: Peer, under: Socket): void {
+    const identity = `${this.#options.nodeId} ${peer.node}`;
+    const socket = connect({
+      socket: under,
+      secureContext: dialling,
+      pskCallback: () => ({ psk: this.#key, identity }),
+      // There are no certificates; the secret proves who is there.
+      checkServerIdentity: () => undefined,
+    });
+    this.#attempt(peer, socket);
     const shaken = setTimeout(() => socket.destroy(), handshakeMsMax);
-    socket.once('connect', () => clearTimeout(dialled));
+    socket.once('close', () => clearTimeout(shaken));
     socket.once('secureConnect', () => {
       clearTimeout(shaken);
       if (peer.socket !== socket) return;
@@ -169,12 +181,18 @@ export class Mesh {
       peer.redialMs = redialMsMin;
       this.#options.onPeer(peer.node, true, false);
     });
+    // Nothing is to come this way.
+    socket.resume();
+  }
+
+  /** From now on this is what there is of a connection with `peer`; when it ends it is dialled again. */
+  #attempt(peer: Peer, socket: Socket): void {
+    peer.socket = socket;
+    let refused = false;
     socket.on('error', (error: NodeJS.ErrnoException) => {
       refused ||= error.code === 'ECONNREFUSED';
     });
     socket.once('close', () => {
-      clearTimeout(dialled);
-      clearTimeout(shaken);
       if (peer.socket !== socket) return;
       peer.socket = undefined;
       const was = peer.up;
@@ -185,8 +203,6 @@ export class Mesh {
       peer.timer = setTimeout(() => this.#dial(peer), was ? 0 : peer.redialMs);
       if (!was) peer.redialMs = Math.min(2 * peer.redialMs, redialMsMax);
     });
-    // Nothing is to come this way.
-    socket.resume();
   }
 
   #letGo(peer: Peer): void {
