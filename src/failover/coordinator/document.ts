@@ -1,17 +1,18 @@
 import { randomBytes } from 'node:crypto';
-import { constants } from 'node:fs';
 import {
-  type FileHandle,
-  mkdir,
-  mkdtemp,
-  open,
-  readdir,
-  readFile,
-  rename,
-  rm,
-  unlink,
-} from 'node:fs/promises';
+  closeSync,
+  constants,
+  fsync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  unlinkSync,
+  writeSync,
+} from 'node:fs';
+import { mkdir, mkdtemp, readdir, rename, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
+import { promisify } from 'node:util';
 import { coordinatorError } from './errors.js';
 
 /** What the document held at one revision. */
@@ -47,6 +48,10 @@ export function isToken(name: string | null): boolean {
  * outlive its process, an abstract socket would not be seen from another network namespace, and Node.js has no flock.)
  *
  * Contents whose revision is not above the token's, except its own, have lost for ever and are removed by the winner.
+ *
+ * Only what waits for the disk is left to other threads. The rest is names and a few hundred bytes that the kernel has in
+ * memory; a thread of the pool takes longer to come to it than it takes, on a busy machine very much so, and an election is
+ * a dozen such steps.
  */
 export class Document {
   readonly path: string;
@@ -75,7 +80,7 @@ export class Document {
   async read(): Promise<Edition> {
     let problem = '';
     for (let look = 0; look < looksMax; look++) {
-      const tokens = await this.#tokens();
+      const tokens = this.#tokens();
       const [token] = tokens;
       const match = tokenPattern.exec(token ?? '');
       if (token === undefined || match === null || tokens.length > 1) {
@@ -86,7 +91,7 @@ export class Document {
       const revision = BigInt(match[1] as string);
       const content = this.#contentOf(revision, match[2] as string);
       try {
-        return { revision, text: await readFile(content, 'utf8'), token };
+        return { revision, text: readFileSync(content, 'utf8'), token };
       } catch (error) {
         // Replaced and tidied away in between.
         if (!hasCode(error, 'ENOENT')) throw this.#error(error);
@@ -113,24 +118,24 @@ export class Document {
     try {
       await this.#store(content, text);
       try {
-        await rename(join(this.path, seen.token), join(this.path, `current.${revision}.${id}`));
+        renameSync(join(this.path, seen.token), join(this.path, `current.${revision}.${id}`));
       } catch (error) {
         if (!hasCode(error, 'ENOENT')) throw error;
         // Another has won, and may have removed this already.
-        await unlink(content).catch(() => {});
+        this.#remove(content);
         return undefined;
       }
       await this.#sync(this.path);
-      await this.#tidy(revision, id);
+      this.#tidy(revision, id);
       return revision;
     } catch (error) {
       throw this.#error(error);
     }
   }
 
-  async #tokens(): Promise<string[]> {
+  #tokens(): string[] {
     try {
-      return (await readdir(this.path)).filter(isToken);
+      return readdirSync(this.path).filter(isToken);
     } catch (error) {
       throw this.#error(error);
     }
@@ -159,21 +164,30 @@ export class Document {
   }
 
   async #store(path: string, text: string): Promise<void> {
-    await using(await open(path, 'wx', 0o600), async (file) => {
-      await file.writeFile(text);
-      await file.sync();
+    await using(openSync(path, 'wx', 0o600), async (file) => {
+      const bytes = Buffer.from(text);
+      for (let at = 0; at < bytes.length; ) at += writeSync(file, bytes, at);
+      await toDisk(file);
     });
   }
 
   async #sync(directory: string): Promise<void> {
-    await using(await open(directory, constants.O_RDONLY | constants.O_DIRECTORY), (file) => file.sync());
+    await using(openSync(directory, constants.O_RDONLY | constants.O_DIRECTORY), toDisk);
   }
 
-  async #tidy(revision: bigint, id: string): Promise<void> {
-    for (const name of await readdir(this.path)) {
+  #tidy(revision: bigint, id: string): void {
+    for (const name of readdirSync(this.path)) {
       const match = contentPattern.exec(name);
       if (!match || BigInt(match[1] as string) > revision || match[2] === id) continue;
-      await unlink(join(this.path, name)).catch(() => {}); // another was faster
+      this.#remove(join(this.path, name));
+    }
+  }
+
+  #remove(content: string): void {
+    try {
+      unlinkSync(content);
+    } catch {
+      // Another was faster.
     }
   }
 
@@ -189,10 +203,12 @@ export class Document {
   }
 }
 
-async function using(file: FileHandle, use: (file: FileHandle) => Promise<void>): Promise<void> {
+const toDisk = promisify(fsync);
+
+async function using(file: number, use: (file: number) => Promise<void>): Promise<void> {
   try {
     await use(file);
   } finally {
-    await file.close();
+    closeSync(file);
   }
 }

@@ -145,6 +145,8 @@ class EmbeddedWatch {
   #stopped = false;
   /** The edition last told; '' for `undefined`. */
   #told: string | undefined;
+  /** What is known to be in order: it need not be understood again at every look. */
+  #sound: string | undefined;
 
   constructor(document: Document, viewOf: (edition: Edition) => ClusterView, listener: WatchListener) {
     this.#document = document;
@@ -189,7 +191,10 @@ class EmbeddedWatch {
       let why: WalshipError | undefined;
       try {
         edition = await this.#document.read();
+        if (edition.token === before && edition.text === this.#sound) continue;
+        this.#sound = undefined;
         view = this.#viewOf(edition);
+        this.#sound = edition.text;
       } catch (error) {
         why = error instanceof WalshipError ? error : coordinatorError((error as Error).message, error);
       }
