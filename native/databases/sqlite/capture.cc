@@ -13,6 +13,7 @@ constexpr auto kNap = std::chrono::microseconds(250);
 constexpr uint64_t kAwakeNs = 10 * kMs;
 constexpr uint32_t kCommitSliceMs = 50;
 constexpr uint32_t kStopFlushMs = 5000;
+constexpr uint32_t kStopLockMs = 2000;
 constexpr auto kRetryPause = std::chrono::milliseconds(20);
 }  // namespace
 
@@ -26,6 +27,7 @@ Result<std::unique_ptr<Capture>> Capture::start(Engine& engine, const std::strin
   if (!sidecar) return sidecar.error();
   capture->sidecar_ = sidecar.take();
   if (auto resumed = capture->resume(); !resumed) return resumed.error();
+  capture->wait_.store(settings.wait);
   capture->hook_->attach(capture.get(), settings.wait ? WalHook::Mode::wait : WalHook::Mode::notify);
   capture->started_ = true;
   Capture& self = *capture;
@@ -38,6 +40,7 @@ Capture::~Capture() { static_cast<void>(stop()); }
 
 Result<void> Capture::stop(WalHook::Mode then) {
   if (!std::exchange(started_, false)) return {};
+  refuseWrites(true);
   hook_->detach(WalHook::Mode::refuse);
   ending_.store(true, std::memory_order_release);
   wake();
@@ -47,7 +50,8 @@ Result<void> Capture::stop(WalHook::Mode then) {
   }
   thread_.join();
   checkpointThread_.join();
-  auto captured = captureNow();
+  const auto published = publishGivenUp(kStopLockMs, true);
+  auto captured = published ? captureNow() : Result<uint64_t>(published.error());
   const bool flushed = captured && awaitFlushed(captured.value(), kStopFlushMs);
   {
     const std::lock_guard lock(mutex_);
@@ -100,7 +104,25 @@ CaptureStatus Capture::status() {
   return status;
 }
 
-void Capture::setWait(bool wait) { hook_->setMode(wait ? WalHook::Mode::wait : WalHook::Mode::notify); }
+void Capture::setWait(bool wait) {
+  const std::lock_guard lock(modeMutex_);
+  wait_.store(wait);
+  if (!refusing_) hook_->setMode(wait ? WalHook::Mode::wait : WalHook::Mode::notify);
+}
+
+void Capture::refuseWrites(bool forGood) {
+  const std::lock_guard lock(modeMutex_);
+  refusing_ = true;
+  refusingForGood_ |= forGood;
+  hook_->setMode(WalHook::Mode::refuse);
+}
+
+void Capture::allowWrites() {
+  const std::lock_guard lock(modeMutex_);
+  if (refusingForGood_) return;
+  refusing_ = false;
+  hook_->setMode(wait_.load() ? WalHook::Mode::wait : WalHook::Mode::notify);
+}
 
 Result<uint64_t> Capture::captureNow() {
   const std::lock_guard lock(mutex_);
@@ -131,7 +153,7 @@ void Capture::failed(const Error& error) {
   if (!problem_ || !problem_->is(error.code)) event("sqlite-capture-failed", error, transcriber_->lsn());
   problem_ = error;
   // Commits that no log will hold are worse than none.
-  if (error.is("WALSHIP_ERR_NOT_PRIMARY")) hook_->setMode(WalHook::Mode::refuse);
+  if (error.is("WALSHIP_ERR_NOT_PRIMARY")) refuseWrites(true);
 }
 
 // true: something was captured.
@@ -209,27 +231,84 @@ bool Capture::commitWritten(uint64_t offset) {
   Result<void> outcome;
   {
     const std::lock_guard lock(mutex_);
-    if (snapshotDue_) return true;
     auto file = index_->fileHeader();
     if (!file || !file.value()) return true;
     const uint32_t frameBytes = file.value()->pageBytes + static_cast<uint32_t>(kWalFrameHeaderBytes);
     const auto frame = static_cast<uint32_t>((offset - kWalHeaderBytes) / frameBytes + 1);
     const WalPlace& place = transcriber_->place();
-    if (frame <= place.frame && file.value()->salts == place.salts) {
-      // Written over what the log holds already: SQLite gave that transaction up after it was captured.
-      snapshotDue_ = frame < place.frame;
-      return true;
+    const bool there = frame <= place.frame && file.value()->salts == place.salts;
+    // Written over what the log holds already: SQLite gave that transaction up after it was captured.
+    if (there && frame < place.frame) snapshotDue_ = true;
+    if (there && !snapshotDue_) return true;
+    // What is visible now; the transaction goes on from there. It must not be acknowledged before the log has both.
+    if (snapshotDue_) outcome = snapshot();
+    if (outcome) {
+      auto valid = transcriber_->valid(frame);
+      if (valid && !valid.value()) return true;  // more writes follow, or the capture thread finds out what is wrong
+      outcome = valid ? transcriber_->append(frame) : Result<void>(valid.error());
     }
-    auto valid = transcriber_->valid(frame);
-    if (valid && !valid.value()) return true;  // more writes follow, or the capture thread finds out what is wrong
-    outcome = valid ? transcriber_->append(frame) : Result<void>(valid.error());
     lsn = transcriber_->lsn();
   }
   if (!outcome) {
     failed(outcome.error());
     return false;
   }
-  return awaitCommit(lsn);
+  if (awaitCommit(lsn)) return true;
+  // While SQLite's write lock is still held: nobody else writes over it.
+  refuseWrites(false);
+  givenUpLsn_.store(lsn, std::memory_order_release);
+  const std::lock_guard lock(sleepMutex_);
+  checkpointDue_ = true;
+  checkpointWanted_.notify_one();
+  return false;
+}
+
+// A writer had to let go of a transaction that its log holds: whether it is committed could not be told. What the log holds
+// counts, here as on every other node: the frames, which the WAL has, become visible after all; in mode wait once the rule
+// holds for them, or when the capture ends. By the checkpointer, or after it.
+Result<void> Capture::publishGivenUp(uint32_t lockMs, bool atOnce) {
+  const uint64_t lsn = givenUpLsn_.load(std::memory_order_acquire);
+  if (lsn == 0) return {};
+  if (!atOnce && wait_.load() && !engine_.pump().waitCommitted(lsn, 0)) return {};
+  WalIndexHeader header;
+  auto locked = lockWrite(header, lockMs);
+  if (!locked) return locked.error();
+  if (!locked.value()) return index_->error("another connection is writing", SQLITE_BUSY);
+  Result<void> outcome;
+  {
+    const std::lock_guard lock(mutex_);
+    auto frames = transcriber_->unpublished(header);
+    if (!frames) {
+      outcome = frames.error();
+    } else if (!frames.value()) {
+      // Another process has written over it, unless SQLite has found it itself.
+      const WalPlace now{header.salts, header.frames, header.frameSum};
+      if (transcriber_->place() != now) snapshotDue_ = true;
+    } else {
+      outcome = publish(*frames.value(), header);
+    }
+  }
+  checkpointIndex_->unlockWrite();
+  if (!outcome) return outcome;
+  givenUpLsn_.store(0, std::memory_order_release);
+  allowWrites();
+  return {};
+}
+
+// With the write lock and mutex_.
+Result<void> Capture::publish(const Transcriber::Unpublished& transaction, WalIndexHeader& header) {
+  WalIndexHeader next = header;
+  next.salts = transaction.salts;
+  next.bigEndianSums = transaction.bigEndianSums ? 1 : 0;
+  next.setPageBytes(transaction.pageBytes);
+  for (const uint32_t page : transaction.pages) {
+    if (auto added = checkpointIndex_->addFrame(++next.frames, page, header); !added) return added;
+  }
+  next.frameSum = transaction.sum;
+  next.dbPages = transaction.databasePages;
+  ++next.change;
+  checkpointIndex_->publish(next);
+  return {};
 }
 
 // The thread that waits may be the one whose controller would renew the lease, or learn that another node is primary now:

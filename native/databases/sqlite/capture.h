@@ -100,6 +100,10 @@ class Capture final : private WalHook::Listener {
   Result<void> captureTo(const WalIndexHeader& header);
   void sleep();
   void failed(const Error& error);
+  void refuseWrites(bool forGood);
+  void allowWrites();
+  Result<void> publishGivenUp(uint32_t lockMs, bool atOnce);
+  Result<void> publish(const Transcriber::Unpublished& transaction, WalIndexHeader& header);
   void event(const char* type, const Error& detail, uint64_t lsn);
   bool awaitCommit(uint64_t lsn);
   bool leaseEnded(uint64_t lsn);
@@ -123,6 +127,10 @@ class Capture final : private WalHook::Listener {
   const EventSink events_;
   std::unique_ptr<Sidecar> sidecar_;
   std::shared_ptr<WalHook> hook_;
+  std::mutex modeMutex_;  // the innermost
+  std::atomic<bool> wait_{false};
+  bool refusing_ = false;
+  bool refusingForGood_ = false;
   std::atomic<bool> ending_{false};
 
   std::mutex copying_;  // before mutex_
@@ -133,6 +141,9 @@ class Capture final : private WalHook::Listener {
   std::optional<Transcriber> transcriber_;
   std::optional<Error> problem_;
   bool snapshotDue_ = false;
+  // Behind a transaction whose writer was let go of, with it in the log and its frames in the WAL; 0: there is none. It is
+  // to become visible, or, if others have written over it, to be replaced. Nobody writes until then.
+  std::atomic<uint64_t> givenUpLsn_{0};
   std::atomic<uint64_t> seenLsn_{0};           // for status()
   std::atomic<uint64_t> seenTransactions_{0};
   std::atomic<uint64_t> snapshots_{0};

@@ -10,6 +10,7 @@ namespace {
 constexpr uint64_t kMs = 1'000'000;
 constexpr auto kLockPause = std::chrono::microseconds(50);
 constexpr auto kFlushPause = std::chrono::microseconds(50);
+constexpr uint32_t kGivenUpPauseMs = 5;
 constexpr uint32_t kLockMs = 50;
 constexpr uint32_t kFlushMs = 200;
 constexpr uint32_t kBlockedPauseMs = 200;  // between two tries to begin a large WAL anew
@@ -23,11 +24,13 @@ void Capture::checkpointer() {
       const auto wanted = [&] {
         return ending_.load(std::memory_order_acquire) || (checkpointDue_ && monotonicNs() >= notBeforeNs);
       };
-      const uint32_t pauseMs = checkpointDue_ ? std::min(kBlockedPauseMs, settings_.checkpointMs) : settings_.checkpointMs;
+      uint32_t pauseMs = checkpointDue_ ? std::min(kBlockedPauseMs, settings_.checkpointMs) : settings_.checkpointMs;
+      if (givenUpLsn_.load(std::memory_order_acquire) != 0) pauseMs = kGivenUpPauseMs;
       checkpointWanted_.wait_for(lock, std::chrono::milliseconds(pauseMs), wanted);
       checkpointDue_ = false;
     }
     if (ending_.load(std::memory_order_acquire)) return;
+    if (auto published = publishGivenUp(kLockMs, false); !published) failed(published.error());
     if (auto done = checkpointOnce(); !done) failed(done.error());
     if (blockedSinceNs_.load() != 0) notBeforeNs = monotonicNs() + kBlockedPauseMs * kMs;
   }
@@ -94,6 +97,8 @@ Result<bool> Capture::restartWal() {
     const WalPlace& place = transcriber_->place();
     if (!rest) {
       outcome = rest.error();
+    } else if (givenUpLsn_.load(std::memory_order_acquire) != 0) {
+      outcome = false;  // what it wrote is not visible yet
     } else if (place != WalPlace{header.salts, header.frames, header.frameSum}) {
       snapshotDue_ = true;  // the log holds what SQLite gave up
     } else {

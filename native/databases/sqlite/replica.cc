@@ -81,6 +81,8 @@ Result<uint64_t> Replica::startPrimary() {
   {
     const std::lock_guard look(roleMutex_);
     capture_ = capture;
+    // It may have been changed meanwhile.
+    capture_->setWait(wait_.load());
   }
   return capture->captureNow();
 }

@@ -66,6 +66,32 @@ Result<bool> Transcriber::valid(uint32_t last) {
   return forFrames(*from.value(), last, nullptr);
 }
 
+Result<std::optional<Transcriber::Unpublished>> Transcriber::unpublished(const WalIndexHeader& header) {
+  std::optional<Unpublished> none;
+  auto from = cursor();
+  if (!from) return from.error();
+  if (!from.value() || header.frames >= place_.frame) return none;
+  Cursor& at = *from.value();
+  if (header.frames != 0) {
+    if (header.salts != at.salts) return none;
+    at.sum = header.frameSum;
+  } else {
+    auto file = index_.fileHeader();
+    if (!file) return file.error();
+    if (!file.value()) return none;
+    at.sum = file.value()->sum;
+  }
+  at.frame = header.frames;
+  Unpublished found{at.salts, at.bigEndianSums, at.pageBytes, databasePages_, place_.sum, {}};
+  auto whole = forFrames(at, place_.frame, [&](const WalFrameHeader& frame, Bytes, const Cursor&) -> Result<void> {
+    found.pages.push_back(frame.page);
+    return {};
+  });
+  if (!whole) return whole.error();
+  if (!whole.value() || at.sum != place_.sum) return none;
+  return std::optional(std::move(found));
+}
+
 Result<void> Transcriber::append(uint32_t last) {
   auto appended = appendFrames(last);
   if (!appended) copyBroken_ = true;

@@ -42,6 +42,17 @@ class Transcriber {
   // Whether the frames from the place to `last` are valid now. false also while a writer has not corrected their
   // checksums.
   Result<bool> valid(uint32_t last);
+  // The last transaction appended, if `header` has not come to it and the WAL still holds it, whole, right behind: what
+  // the wal-index needs to be told of it.
+  struct Unpublished {
+    WalSalts salts;
+    bool bigEndianSums;
+    uint32_t pageBytes;
+    uint32_t databasePages;
+    WalChecksum sum;
+    std::vector<uint32_t> pages;  // of its frames, in order
+  };
+  Result<std::optional<Unpublished>> unpublished(const WalIndexHeader& header);
   // Appends a transaction that changes nothing: page 1 as it is. So the log tells that its end is the database at
   // `place`.
   Result<void> appendAnchor(const WalPlace& place, uint32_t pageBytes, uint32_t databasePages, Bytes firstPage);

@@ -2,7 +2,7 @@
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import type { Replicated, WalshipError } from '../../../src/index.js';
-import { base, codeOf, codeOfPromise, expectSame, open, pair, pause } from './support.js';
+import { base, codeOf, codeOfPromise, expectSame, open, pair, pause, upstreamOf } from './support.js';
 
 const notPrimary = 'WALSHIP_ERR_NOT_PRIMARY';
 
@@ -108,21 +108,44 @@ test('nobody writes to a database that is not captured yet', async () => {
   expect(b.db.readonly).toBe(false);
 });
 
-test('a commit that waits for its rule lets go when the lease is over, and does not count as done', async () => {
+/** Gives up a transaction that its log holds: nobody is there to acknowledge, and the thread, which would renew the lease, waits. */
+async function leaseRunsOut(): Promise<Replicated> {
   const alone = await open('alone');
   alone.db.exec('create table t(id integer primary key, v text)');
   alone.engine.setCommitRule({ level: 'flushed', any: 1 });
   alone.setCommitMode('wait');
-  // Nobody is there to acknowledge, and this thread, which would renew the lease, waits.
   alone.engine.setLease(process.hrtime.bigint() + 300_000_000n);
   const from = performance.now();
-  expect(codeOf(() => alone.db.prepare("insert into t(v) values ('x')").run())).toMatch(/^SQLITE_IOERR/);
+  expect(codeOf(() => insert(alone, 'x'))).toMatch(/^SQLITE_IOERR/);
   expect(performance.now() - from).toBeGreaterThan(250);
   expect(performance.now() - from).toBeLessThan(3000);
-  expect(alone.db.prepare('select count(*) from t').pluck().get()).toBe(0);
+  return alone;
+}
 
+const insert = (node: Replicated, value: string) => node.db.prepare('insert into t(v) values (?)').run(value);
+
+test('a commit that waits for its rule lets go when the lease is over, and does not count as done', async () => {
+  const alone = await leaseRunsOut();
+  expect(rows(alone)).toEqual([]);
+  // Nor is anything acknowledged that is written behind it, or over it.
+  expect(codeOf(() => insert(alone, 'y'))).toBe('SQLITE_READONLY');
+  expect(codeOf(() => insert(alone, 'longer than y'.repeat(1000)))).toBe('SQLITE_READONLY');
+
+  // The log has it, and what the log has is there in the end, on every node.
   alone.engine.setLease(undefined);
-  alone.setCommitMode('async');
-  alone.db.prepare("insert into t(v) values ('y')").run();
-  expect(alone.db.prepare('select v from t').pluck().all()).toEqual(['y']);
+  const b = await open('b', { upstream: upstreamOf(alone) });
+  await until(() => codeOf(() => insert(alone, 'z')) === '');
+  expect(rows(alone)).toEqual(['x', 'z']);
+  await expectSame(alone, b);
+  expect(rows(b)).toEqual(['x', 'z']);
+});
+
+test('a node that ends with a transaction in doubt has what its log has', async () => {
+  const alone = await leaseRunsOut();
+  await alone.close();
+  const again = await open('alone');
+  expect(rows(again)).toEqual(['x']);
+  const b = await open('b', { upstream: upstreamOf(again) });
+  await expectSame(again, b);
+  expect(rows(b)).toEqual(['x']);
 });
