@@ -24,6 +24,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("verbsCapabilities", Napi::Function::New(env, capabilities));
   exports.Set("inspectLog", Napi::Function::New(env, walship::addon::inspectLog));
   exports.Set("verifyLog", Napi::Function::New(env, walship::addon::verifyLog));
+  exports.Set("queryPostgres", Napi::Function::New(env, walship::addon::queryPostgres));
   exports.Set("openPostgresReceiver", Napi::Function::New(env, walship::addon::openPostgresReceiver));
   exports.Set("openPostgresSender", Napi::Function::New(env, walship::addon::openPostgresSender));
   exports.Set("exportLog", Napi::Function::New(env, walship::addon::exportLog));

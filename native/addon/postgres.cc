@@ -2,6 +2,7 @@
 
 #include "addon/convert.h"
 #include "addon/engine.h"
+#include "base/clock.h"
 #include "databases/postgres/receiver.h"
 #include "databases/postgres/sender.h"
 
@@ -129,6 +130,33 @@ void common(Napi::Object& out, const Shared<T>& shared) {
 }
 
 }  // namespace
+
+Napi::Value queryPostgres(const Napi::CallbackInfo& info) {
+  const std::string conninfo = info[0].ToString().Utf8Value();
+  const std::string sql = info[1].ToString().Utf8Value();
+  const uint64_t timeoutNs = uint64_t{info[2].ToNumber().Uint32Value()} * 1'000'000;
+  return Task<postgres::Row>::run(
+      info.Env(),
+      [conninfo, sql, timeoutNs]() -> Result<postgres::Row> {
+        const uint64_t deadline = monotonicNs() + timeoutNs;
+        auto never = postgres::Wakeup::create();
+        if (!never) return never.error();
+        auto connection =
+            postgres::Connection::open(conninfo, "walship", deadline, never.value(), postgres::Connection::Kind::sql);
+        if (!connection) return connection.error();
+        auto row = connection.value().query(sql, deadline);
+        if (!row) return row.error();
+        return row.value().value_or(postgres::Row{});
+      },
+      [](Napi::Env env, postgres::Row& row) -> Napi::Value {
+        Napi::Array out = Napi::Array::New(env, row.size());
+        for (uint32_t i = 0; i < row.size(); ++i) {
+          out.Set(i, row[i] ? Napi::Value(Napi::String::New(env, *row[i])) : env.Null());
+        }
+        return out;
+      },
+      Napi::Object::New(info.Env()));
+}
 
 Napi::Value openPostgresReceiver(const Napi::CallbackInfo& info) {
   const auto from = info[1].As<Napi::Object>();

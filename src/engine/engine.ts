@@ -66,7 +66,8 @@ export type EngineEventType =
   | 'sqlite-capture-failed'
   | 'sqlite-commit-timeout'
   | 'postgres-connected'
-  | 'postgres-disconnected';
+  | 'postgres-disconnected'
+  | 'postgres-server';
 
 /** Positions of this node. */
 export interface Positions {
@@ -227,7 +228,8 @@ export class Engine extends EventEmitter<{ event: [EngineEvent] }> {
   }
 
   /**
-   * Appends to the log; primary only. The bytes are copied before it returns; all or nothing is taken.
+   * Appends to the log; primary only. The bytes are copied before it returns; all or nothing is taken, committed, and
+   * kept by a new primary.
    *
    * @returns the LSN behind them: give it to {@link committed}.
    * @throws {WalshipError} `WALSHIP_ERR_BACKPRESSURE` (the arena is full, or the primary is held: await {@link writable}

@@ -1,15 +1,24 @@
-import { type CommitRule, parseAddress } from '../engine/options.js';
+import { type CommitRule, parseAddress, problemsOf } from '../engine/options.js';
 import { ClusterServer } from '../node/endpoints.js';
 import { Agent, type Subject } from './agent.js';
 import type { Coordinator } from './coordinator/coordinator.js';
-import { type CoordinatorSettings, openCoordinator } from './coordinator/settings.js';
-import { controllerSettings, type FailoverSettings } from './settings.js';
+import { type CoordinatorSettings, coordinatorSchema, openCoordinator } from './coordinator/settings.js';
+import { controllerSettings, type FailoverSettings, failoverSchema } from './settings.js';
 
 /** How a node takes part in deciding who is primary. */
 export interface MembershipSettings extends FailoverSettings {
   readonly coordinator: CoordinatorSettings;
   /** `host:port` for what clients and load balancers ask: `/cluster`, `/primary`, `/standby`, `/health`. Default: none. */
   readonly http?: string;
+}
+
+/** What is wrong with the settings, each with its place. */
+export function membershipProblems({ coordinator, http: _, ...settings }: MembershipSettings): string[] {
+  const parts = [
+    ['failover.coordinator.', coordinatorSchema.safeParse(coordinator)],
+    ['failover.', failoverSchema.safeParse(settings)],
+  ] as const;
+  return parts.flatMap(([place, { error }]) => (error ? problemsOf(error).map((each) => place + each) : []));
 }
 
 export interface MembershipOptions {
@@ -20,6 +29,8 @@ export interface MembershipOptions {
   readonly listen: string;
   readonly commitRule: CommitRule;
   readonly failover: MembershipSettings;
+  /** How the other nodes reach the database server beside this one. */
+  readonly database?: string;
 }
 
 /** An engine's, or a database's, part in its cluster: the coordinator, the controller, and what clients ask. */
@@ -34,7 +45,7 @@ export class Membership {
    */
   static async join(options: MembershipOptions): Promise<Membership> {
     const { coordinator: chosen, http, ...settings } = options.failover;
-    const { subject, cluster } = options;
+    const { subject, cluster, database } = options;
     const { engine } = subject;
     const coordinator = await openCoordinator(chosen, cluster.id);
     let server: ClusterServer | undefined;
@@ -52,6 +63,7 @@ export class Membership {
           log: settings.advertiseLog ?? `${parseAddress(options.listen).host}:${engine.listenPort}`,
           ...(settings.advertiseControl && { control: settings.advertiseControl }),
           ...(reachedAt !== undefined && { http: reachedAt }),
+          ...(database !== undefined && { database }),
         },
       });
       server?.serve({ agent, engine });

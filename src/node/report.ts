@@ -72,6 +72,7 @@ function sentence({ type, node, message, lsn }: EngineEvent): string | undefined
     case 'sqlite-problem':
     case 'sqlite-capture-failed':
     case 'sqlite-commit-timeout':
+    case 'postgres-server':
       return message;
     case 'postgres-connected':
       return `receives from the PostgreSQL server, from LSN ${formatLsn(lsn)} on`;

@@ -61,10 +61,10 @@ Result<void> Connection::waitFor(short events, uint64_t deadlineNs) const {
 }
 
 Result<Connection> Connection::open(const std::string& conninfo, const std::string& applicationName, uint64_t deadlineNs,
-                                    const Wakeup& cancel) {
+                                    const Wakeup& cancel, Kind kind) {
   if (!libpq().loaded()) return makeError("WALSHIP_ERR_POSTGRES_LIBPQ", libpq().problem);
   const char* const keywords[] = {"dbname", "replication", "application_name", nullptr};
-  const char* const values[] = {conninfo.c_str(), "true", applicationName.c_str(), nullptr};
+  const char* const values[] = {conninfo.c_str(), kind == Kind::walsender ? "true" : "false", applicationName.c_str(), nullptr};
   Connection connection(libpq().connectStart(keywords, values, 1), cancel);
   PgConnection* handle = connection.handle_.get();
   if (handle == nullptr) return makeError("WALSHIP_ERR_POSTGRES_CONNECT", "libpq has no memory for a connection");

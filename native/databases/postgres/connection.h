@@ -33,8 +33,9 @@ class Connection {
  public:
   // `conninfo`: libpq's connection string or URI. `cancel` is raised to end any wait, and stays so.
   // WALSHIP_ERR_POSTGRES_LIBPQ, WALSHIP_ERR_POSTGRES_CONNECT with libpq's words, WALSHIP_ERR_CLOSED.
+  enum class Kind : uint8_t { walsender, sql };
   static Result<Connection> open(const std::string& conninfo, const std::string& applicationName, uint64_t deadlineNs,
-                                 const Wakeup& cancel);
+                                 const Wakeup& cancel, Kind kind = Kind::walsender);
   Connection(Connection&&) noexcept = default;
   Connection& operator=(Connection&&) noexcept = default;
 

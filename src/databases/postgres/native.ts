@@ -90,6 +90,8 @@ export interface NativeSender {
 
 /** The addon's ends of PostgreSQL's replication (native/addon/postgres.cc). The engine stops them before it closes. */
 interface NativePostgres {
+  /** The columns of the only row. */
+  queryPostgres(conninfo: string, sql: string, timeoutMs: number): Promise<readonly (string | null)[]>;
   openPostgresReceiver(engine: NativeEngine, settings: NativeReceiverSettings): Promise<NativeReceiver>;
   openPostgresSender(engine: NativeEngine, settings: NativeSenderSettings): Promise<NativeSender>;
 }

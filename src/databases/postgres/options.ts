@@ -2,6 +2,7 @@ import { z } from 'zod';
 import { WalshipError } from '../../engine/errors.js';
 import type { Lsn } from '../../engine/lsn.js';
 import { type EngineOptions, nativeSettings, problemsOf, type Upstream } from '../../engine/options.js';
+import { type MembershipSettings, membershipProblems } from '../../failover/membership.js';
 import type { NativeReceiverSettings, NativeSenderSettings } from './native.js';
 
 /** The primary's server, and how walship is its standby. */
@@ -53,12 +54,36 @@ export interface PostgresServe {
   readonly silenceMs?: number;
 }
 
+/** A server that is started, promoted, stopped and rewound by walship. */
+export interface PostgresManage {
+  /** The server's data directory. Its owner is who the server runs as. */
+  readonly dataDir: string;
+  /** Where `pg_ctl`, `pg_rewind` and `pg_basebackup` are. */
+  readonly binDir: string;
+  /**
+   * How the other nodes reach this server, as a superuser: one that returns is rewound from there. Default:
+   * `server.conninfo`.
+   */
+  readonly advertise?: string;
+  /** Where the server writes what it says before its own logging begins. Default `<dataDir>.log`. */
+  readonly logFile?: string;
+  /** For starting, promoting and stopping the server. Default 60,000. */
+  readonly timeoutMs?: number;
+}
+
 /** What {@link openPostgres} takes: the options of the engine, and those of the servers beside it. */
 export interface PostgresOptions extends Omit<EngineOptions, 'applied'> {
   /** The server that this node gets the WAL from while it is the primary. */
   readonly server?: PostgresServer;
   /** Serve the log to standby servers. */
   readonly serve?: PostgresServe;
+  /**
+   * With `failover`: the server beside this node. Its `synchronous_standby_names` and `primary_conninfo` are walship's to
+   * set, on its command line: nothing of its files is changed.
+   */
+  readonly manage?: PostgresManage;
+  /** The cluster decides by itself who is the primary, and every server becomes what its node is. */
+  readonly failover?: MembershipSettings;
   /** Follow this node. Without it the node opens as the primary, in a new epoch, and needs `server`. */
   readonly upstream?: Upstream;
   /** Without `upstream`: the epoch that this primary begins. Default: the next after the newest this node knows of. */
@@ -92,6 +117,15 @@ const schema = z.object({
       silenceMs: ms(100, 3_600_000).optional(),
     })
     .optional(),
+  manage: z
+    .strictObject({
+      dataDir: z.string().min(1),
+      binDir: z.string().min(1),
+      advertise: z.string().min(1).optional(),
+      logFile: z.string().min(1).optional(),
+      timeoutMs: ms(1000, 3_600_000).optional(),
+    })
+    .optional(),
   epoch: z.bigint().min(1n).optional(),
 });
 
@@ -116,11 +150,21 @@ export function split(options: PostgresOptions): {
   receiver: NativeReceiverSettings | undefined;
   sender: NativeSenderSettings | undefined;
 } {
-  const { server, serve, upstream, epoch, ...rest } = options;
+  const { server, serve, manage, failover, upstream, epoch, ...rest } = options;
   const engine: EngineOptions = { ...rest, applied: 'manual' };
   const parsed = schema.safeParse(options);
   const problems = [...(parsed.success ? [] : problemsOf(parsed.error)), ...engineProblems(engine)];
-  if (server === undefined && upstream === undefined)
+  if (failover !== undefined) {
+    problems.push(...membershipProblems(failover));
+    if (!server || !serve || !manage)
+      problems.push(
+        'failover: needs server, serve and manage: every server may become the primary, or a standby',
+      );
+    if (upstream !== undefined || epoch !== undefined)
+      problems.push('failover: leave out upstream and epoch: the controller decides');
+    if (rest.listen === undefined) problems.push('listen: is needed with failover');
+  } else if (manage !== undefined) problems.push('manage: belongs to failover');
+  else if (server === undefined && upstream === undefined)
     problems.push('server: a primary needs the server whose WAL it ships; a standby needs upstream');
   if (epoch !== undefined && upstream !== undefined)
     problems.push('epoch: only a primary begins one: leave it out, or upstream');

@@ -3,6 +3,10 @@ import { Engine, type EngineEvent, type EngineStatus } from '../../engine/engine
 import { WalshipError } from '../../engine/errors.js';
 import { direct, settled } from '../../engine/native.js';
 import type { Upstream } from '../../engine/options.js';
+import type { Agent } from '../../failover/agent.js';
+import { Membership, type MembershipSettings } from '../../failover/membership.js';
+import { ServerKeeper } from './keeper.js';
+import { PostgresServerControl } from './managed.js';
 import {
   type NativeReceiver,
   type NativeSender,
@@ -52,7 +56,8 @@ export async function openPostgres(options: PostgresOptions): Promise<PostgresNo
     const sender =
       settings.sender && (await settled(nativePostgres.openPostgresSender(engine.core, settings.sender)));
     const node = new PostgresNode(engine, receiver, sender);
-    if (options.upstream) await node.follow(options.upstream);
+    if (options.failover) await node.join(options.failover, options);
+    else if (options.upstream) await node.follow(options.upstream);
     else await node.promote(options.epoch);
     return node;
   } catch (error) {
@@ -67,6 +72,8 @@ export class PostgresNode extends EventEmitter<{ event: [EngineEvent] }> {
   readonly engine: Engine;
   readonly #receiver: NativeReceiver | undefined;
   readonly #sender: NativeSender | undefined;
+  #keeper: ServerKeeper | undefined;
+  #member: Membership | undefined;
   /** Changes of role, one behind the other. */
   #changing: Promise<unknown> = Promise.resolve();
   #closing: Promise<void> | undefined;
@@ -115,6 +122,74 @@ export class PostgresNode extends EventEmitter<{ event: [EngineEvent] }> {
     });
   }
 
+  /** The controller of this node; undefined without `failover`. */
+  get agent(): Agent | undefined {
+    return this.#member?.agent;
+  }
+
+  /** @internal */
+  async join(failover: MembershipSettings, options: PostgresOptions): Promise<void> {
+    // What `split` has made sure of.
+    const { server, manage, serve } = options as Required<PostgresOptions>;
+    const [receiver, sender] = [this.#receiver as NativeReceiver, this.#sender as NativeSender];
+    const { engine } = this;
+    const { directory, port = 5432 } = serve;
+    const control = new PostgresServerControl(
+      { ...manage, conninfo: server.conninfo },
+      {
+        synchronous_standby_names: server.applicationName ?? 'walship',
+        primary_conninfo: `host=${directory} port=${port} user=postgres application_name=${engine.nodeId}`,
+        wal_retrieve_retry_interval: '100ms',
+      },
+    );
+    const keeper = new ServerKeeper(engine, control, { receiver, sender }, (level, message) => {
+      const code = level === 'warn' ? 'WALSHIP_ERR_POSTGRES_CONTROL' : '';
+      const lsn = engine.positions.received;
+      this.emit('event', { type: 'postgres-server', node: engine.nodeId, code, message, lsn });
+    });
+    this.#keeper = keeper;
+    const primaryServer = () => {
+      const { agent } = this;
+      const member = agent?.members.find(({ node }) => node === agent.primary?.node);
+      return member?.node === engine.nodeId ? undefined : member?.database;
+    };
+    // Whatever commits without waiting for walship must not go on either when the lease is over.
+    engine.on('event', ({ type }) => {
+      if (type === 'lease-expired') keeper.pursue({ role: 'stopped', mode: 'immediate' });
+      if (type === 'lease-renewed') keeper.pursue({ role: 'primary' });
+    });
+    this.#member = await Membership.join({
+      subject: {
+        engine,
+        promote: async (epoch, leaseUntilNs) => {
+          if (engine.positions.received === 0n) {
+            if (!control.isRunning) await control.start();
+            await settled(receiver.prepare());
+          }
+          const reached = await engine.promote(epoch, leaseUntilNs);
+          keeper.pursue({ role: 'primary' });
+          return reached;
+        },
+        follow: async (upstream) => {
+          keeper.pursue({ role: 'standby', from: primaryServer });
+          await engine.follow(upstream);
+        },
+        hold: async (on) => {
+          // What the server has is in the log before this is handed over.
+          if (on) await keeper.reach({ role: 'stopped', mode: 'fast' });
+          await engine.hold(on);
+          if (!on) keeper.pursue({ role: 'primary' });
+        },
+        stepDown: async () => keeper.pursue({ role: 'stopped', mode: 'immediate' }),
+      },
+      cluster: options.cluster,
+      listen: options.listen as string,
+      commitRule: options.commitRule ?? { level: 'async' },
+      failover,
+      database: control.advertised,
+    });
+  }
+
   status(): PostgresStatus {
     return direct(() => ({
       ...this.engine.status(),
@@ -125,10 +200,17 @@ export class PostgresNode extends EventEmitter<{ event: [EngineEvent] }> {
     }));
   }
 
-  /** Ends both ends, every link, and closes the log. */
+  /** Ends both ends, every link, and closes the log. The server beside it is left as it is: its commits wait. */
   close(): Promise<void> {
-    this.#closing ??= this.#changing.catch(() => {}).then(() => this.engine.close());
+    this.#closing ??= this.#close();
     return this.#closing;
+  }
+
+  async #close(): Promise<void> {
+    await this.#member?.leave();
+    await this.#keeper?.close();
+    await this.#changing.catch(() => {});
+    await this.engine.close();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -8,9 +8,7 @@ import {
   problemsOf,
   type Upstream,
 } from '../../engine/options.js';
-import { coordinatorSchema } from '../../failover/coordinator/settings.js';
-import type { MembershipSettings } from '../../failover/membership.js';
-import { failoverSchema } from '../../failover/settings.js';
+import { type MembershipSettings, membershipProblems } from '../../failover/membership.js';
 
 /** What {@link openReplicated} takes: the options of the engine, and those of the database. */
 export interface ReplicatedOptions extends Omit<EngineOptions, 'dir' | 'applied'> {
@@ -92,21 +90,13 @@ const schema = z.object({
 
 function failoverProblems(options: ReplicatedOptions, failover: MembershipSettings | undefined): string[] {
   if (!failover) return [];
-  const { coordinator, http: _, ...settings } = failover;
-  const problems = [
-    ...problemsOf(coordinatorSchema.safeParse(coordinator).error ?? noProblem).map(
-      (each) => `failover.coordinator.${each}`,
-    ),
-    ...problemsOf(failoverSchema.safeParse(settings).error ?? noProblem).map((each) => `failover.${each}`),
-  ];
+  const problems = membershipProblems(failover);
   if (options.listen === undefined)
     problems.push('listen: is needed with failover: every node may become the primary');
   if (options.upstream !== undefined || options.epoch !== undefined || options.reseed !== undefined)
     problems.push('failover: leave out upstream, epoch and reseed: the controller decides');
   return problems;
 }
-
-const noProblem = new z.ZodError([]);
 
 function engineProblems(options: EngineOptions): readonly string[] {
   try {

@@ -37,6 +37,8 @@ export interface Member {
   readonly control: string;
   /** `host:port` of its HTTP endpoints, if they are on a port. */
   readonly http?: string;
+  /** How the other nodes reach the database server beside it, where there is one. */
+  readonly database?: string;
   /** Of two standbys that are equally far, the one with the higher priority is promoted. */
   readonly priority: number;
   /** It is never promoted by itself, and no commit relies on it. */

@@ -31,6 +31,7 @@ export const memberSchema = z.strictObject({
   log: address,
   control: address,
   http: address.optional(),
+  database: z.string().min(1).max(2000).optional(),
   priority: z.number().int().min(-1_000_000).max(1_000_000),
   nofailover: z.boolean(),
 });

@@ -1,0 +1,178 @@
+import { execFile } from 'node:child_process';
+import { existsSync, readFileSync, statSync } from 'node:fs';
+import { chown, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
+import { WalshipError } from '../../engine/errors.js';
+import { settled } from '../../engine/native.js';
+import { nativePostgres } from './native.js';
+import type { PostgresManage } from './options.js';
+
+/** How a server is controlled, and reached by this node's own commands. */
+export interface ManagedServer extends PostgresManage {
+  readonly conninfo: string;
+}
+
+const run = promisify(execFile);
+/** What a rewind or a clone takes over from the other server, and must not. */
+const ownFiles = ['postgresql.conf', 'postgresql.auto.conf', 'pg_hba.conf', 'pg_ident.conf'];
+
+/** One PostgreSQL server beside a node, by PostgreSQL's own programs. What it is and does is read from its files. */
+export class PostgresServerControl {
+  readonly settings: ManagedServer;
+  /** `-c` settings that the server is started with. */
+  readonly #parameters: Readonly<Record<string, string>>;
+
+  constructor(settings: ManagedServer, parameters: Readonly<Record<string, string>>) {
+    this.settings = settings;
+    this.#parameters = parameters;
+  }
+
+  get advertised(): string {
+    return this.settings.advertise ?? this.settings.conninfo;
+  }
+
+  /** By its lock file, whose first line is the process. */
+  get isRunning(): boolean {
+    try {
+      const pid = Number(readFileSync(this.#file('postmaster.pid'), 'utf8').split('\n')[0]);
+      // The number may be another process's by now.
+      return readFileSync(`/proc/${pid}/comm`, 'utf8').startsWith('postgres');
+    } catch {
+      return false;
+    }
+  }
+
+  /** It follows, or will when it is started. */
+  get isStandby(): boolean {
+    return existsSync(this.#file('standby.signal'));
+  }
+
+  async start(): Promise<void> {
+    const { logFile = `${this.settings.dataDir}.log` } = this.settings;
+    const options = Object.entries(this.#parameters).map(([name, value]) => `-c ${name}=${quoted(value)}`);
+    await this.#control('start', '-l', logFile, '-o', options.join(' '));
+  }
+
+  /** `immediate`: as a crash; `fast`: after everything is written, and sent to walship. */
+  async stop(mode: 'immediate' | 'fast'): Promise<void> {
+    if (this.isRunning) await this.#control('stop', '-m', mode);
+  }
+
+  async promote(): Promise<void> {
+    await this.#control('promote');
+  }
+
+  async sql(text: string): Promise<readonly (string | null)[]> {
+    return await sqlAt(this.settings.conninfo, text, this.#timeoutMs);
+  }
+
+  /**
+   * Makes it a standby of the newest timeline: what it has of its own beyond the other server's history is undone by
+   * `pg_rewind`, which needs checksums or `wal_log_hints`; if that cannot be, the data directory is moved aside and made
+   * anew by `pg_basebackup`. It must not run.
+   *
+   * @param from the primary server, as a connection string
+   * @returns what was done, in a sentence
+   */
+  async follow(from: string): Promise<string> {
+    const [recovering] = await sqlAt(from, 'select pg_is_in_recovery()', this.#timeoutMs);
+    if (recovering !== 'f') throw failed(`the server at '${from}' is not the primary yet`);
+    // pg_rewind takes the timeline from the control file, which says so after a checkpoint only.
+    await sqlAt(from, 'checkpoint', this.#timeoutMs);
+    const kept = await this.#ownFiles();
+    let how: string;
+    try {
+      const said = await this.#program(
+        'pg_rewind',
+        '-D',
+        this.settings.dataDir,
+        `--source-server=${from} dbname=postgres`,
+      );
+      how = /no rewind required/.test(said)
+        ? 'it had nothing that the other has not'
+        : 'rewound by pg_rewind';
+    } catch (error) {
+      how = `made anew by pg_basebackup, the old one is ${await this.#clone(from)}: ${(error as Error).message}`;
+    }
+    for (const [name, content] of kept) await this.#write(name, content);
+    await this.#write('standby.signal', Buffer.alloc(0));
+    return how;
+  }
+
+  async #ownFiles(): Promise<Map<string, Buffer>> {
+    const kept = new Map<string, Buffer>();
+    for (const name of ownFiles) {
+      const file = this.#file(name);
+      if (existsSync(file)) kept.set(name, await readFile(file));
+    }
+    return kept;
+  }
+
+  /** The data directory is replaced when the new one is whole; where the old one is then. */
+  async #clone(from: string): Promise<string> {
+    const { dataDir } = this.settings;
+    const [made, aside] = [`${dataDir}.new`, `${dataDir}.aside`];
+    await rm(made, { recursive: true, force: true });
+    await this.#program('pg_basebackup', '-D', made, '-d', from, '-c', 'fast', '-X', 'stream');
+    await rm(aside, { recursive: true, force: true });
+    await rename(dataDir, aside);
+    await rename(made, dataDir);
+    return aside;
+  }
+
+  async #write(name: string, content: Buffer): Promise<void> {
+    const { uid, gid } = statSync(this.settings.dataDir);
+    await writeFile(this.#file(name), content, { mode: 0o600 });
+    if (process.getuid?.() === 0) await chown(this.#file(name), uid, gid);
+  }
+
+  async #control(command: string, ...args: string[]): Promise<void> {
+    const wait = ['-w', '-t', String(Math.ceil(this.#timeoutMs / 1000))];
+    await this.#program('pg_ctl', command, '-D', this.settings.dataDir, ...wait, ...args);
+  }
+
+  async #program(name: string, ...args: string[]): Promise<string> {
+    // A server refuses to run as root.
+    const { uid, gid } =
+      statSync(this.settings.dataDir, { throwIfNoEntry: false }) ??
+      statSync(join(this.settings.dataDir, '..'));
+    try {
+      const { stdout, stderr } = await run(join(this.settings.binDir, name), args, {
+        ...(process.getuid?.() === 0 && { uid, gid }),
+        cwd: '/',
+        env: { ...process.env, LC_ALL: 'C' },
+      });
+      return stdout + stderr;
+    } catch (error) {
+      const {
+        stderr = '',
+        stdout = '',
+        message,
+      } = error as { stderr?: string; stdout?: string; message: string };
+      const said = (stderr || stdout || message).trim().split('\n').slice(-3).join(' ');
+      throw failed(`${name} ${args[0]}: ${said}; more is in the server's log`);
+    }
+  }
+
+  get #timeoutMs(): number {
+    return this.settings.timeoutMs ?? 60_000;
+  }
+
+  #file(name: string): string {
+    return join(this.settings.dataDir, name);
+  }
+}
+
+async function sqlAt(conninfo: string, text: string, timeoutMs: number) {
+  return await settled(nativePostgres.queryPostgres(`${conninfo} dbname=postgres`, text, timeoutMs));
+}
+
+function failed(message: string): WalshipError {
+  return new WalshipError('WALSHIP_ERR_POSTGRES_CONTROL', message);
+}
+
+/** For `pg_ctl -o`, which a shell reads. */
+function quoted(value: string): string {
+  return `'${value.replaceAll("'", `'\\''`)}'`;
+}
