@@ -82,15 +82,18 @@ TEST_CASE("sqlite copy: made while others write and commit, for small and large 
       auto engine = openPrimary(scratch / "log");
       auto capture = startCapture(*engine, path, wait);
       uint64_t snapshotLsn = 0;
+      uint64_t copies = 0;
       {
         Writers writers(path, 2);
-        for (int copy = 0; copy < 4; ++copy) {
+        // Four, and until others have written in the middle of one: on a busy host they may get no turn in so short a time.
+        for (bool amid = false; copies < 4 || (!amid && copies < 1000); ++copies) {
           const uint64_t before = writers.done();
           auto copied = capture->snapshotNow();
           if (!copied) FAIL(copied.error().message);
           CHECK(capture->status().snapshotLsn > snapshotLsn);
           CHECK(capture->status().snapshotPages == 0);
           snapshotLsn = capture->status().snapshotLsn;
+          amid |= writers.done() > before + 5;
           // Something is committed between two copies, so that they are different ones.
           while (writers.done() == before) std::this_thread::sleep_for(std::chrono::milliseconds(1));
         }
@@ -98,7 +101,7 @@ TEST_CASE("sqlite copy: made while others write and commit, for small and large 
       REQUIRE(capture->stop());
       foldIn(path);
       const Rebuilt rebuilt = rebuild(*engine);
-      CHECK(rebuilt.copies == 4);
+      CHECK(rebuilt.copies == copies);
       CHECK(rebuilt.snapshots == 1);
       CHECK(rebuilt.copiedBehindChanges > 0);
       const bool same = rebuilt.file == contentOf(path);

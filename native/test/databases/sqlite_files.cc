@@ -32,11 +32,15 @@ void copyFiles(const std::string& path, const std::string& to) {
   for (const char* suffix : {"", "-wal"}) fs::copy_file(path + suffix, to + suffix);
 }
 
-// The mark first: the log goes on being written, and it must not promise more than the copied segments have.
+// The log goes on being written, and trimmed: its mark tells whether it was while the files were copied.
 void copyLog(const fs::path& log, const fs::path& to) {
-  fs::create_directory(to);
-  fs::copy_file(log / "mark", to / "mark");
-  fs::copy(log, to, fs::copy_options::skip_existing);
+  for (;;) {
+    const auto mark = contentOf(log / "mark");
+    std::error_code error;
+    fs::remove_all(to);
+    fs::copy(log, to, error);
+    if (!error && contentOf(to / "mark") == mark && contentOf(log / "mark") == mark) return;
+  }
 }
 
 void awaitFlushed(Engine& engine, Capture& capture) {
