@@ -36,8 +36,8 @@ export class PostgresServerControl {
   get isRunning(): boolean {
     try {
       const pid = Number(readFileSync(this.#file('postmaster.pid'), 'utf8').split('\n')[0]);
-      // The number may be another process's by now.
-      return readFileSync(`/proc/${pid}/comm`, 'utf8').startsWith('postgres');
+      // The number may be another process's by now, or that of one that is dead and not yet buried.
+      return /^\d+ \(postgres\) [^ZX]/.test(readFileSync(`/proc/${pid}/stat`, 'utf8'));
     } catch {
       return false;
     }

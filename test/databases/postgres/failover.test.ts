@@ -73,7 +73,13 @@ class Host {
       .trim()
       .split('\n')
       .map(Number);
-    for (const each of [pid, ...children]) process.kill(each, 'SIGKILL');
+    for (const each of [pid, ...children]) {
+      try {
+        process.kill(each, 'SIGKILL');
+      } catch {
+        // A backend whose client has left.
+      }
+    }
   }
 }
 
@@ -255,7 +261,10 @@ it('servers, nodes and hosts die under load: nothing acknowledged is lost, and a
       .sort()
       .slice(-150)
       .join('\n');
-    throw new Error(`after the death of ${now}: ${error}\n${said}`);
+    const logs = await Promise.all(
+      hosts.map(async ({ name, server }) => `${name}: ${(await server.log()).slice(-1500)}`),
+    );
+    throw new Error(`after the death of ${now}: ${error}\n${said}\n${logs.join('\n')}`);
   } finally {
     await writer.stop();
   }
