@@ -181,6 +181,7 @@ void DownstreamSession::answerOffer() {
     return answer(AnswerKind::cut, {common, 0, 0, 0, 0});
   }
   if (theirs.page < store.log().firstPage()) {
+    if (theirs.page + 1 == store.log().firstPage() && theirs.lsn == store.log().firstLsn()) return answerAtStart();
     return refuse("WALSHIP_ERR_TOO_FAR_BEHIND", "the log here begins at LSN " + std::to_string(store.log().firstLsn()) +
                                                     ", '" + node_ + "' ends at " + std::to_string(theirs.lsn) +
                                                     "; give it a snapshot, or keep more (retention)");
@@ -204,10 +205,28 @@ void DownstreamSession::answerOffer() {
   answer(AnswerKind::cut, {back, 0, 0, 0, 0});
 }
 
+// Theirs ends with the page before the first one here: what it needs is all there, from the next page on.
+void DownstreamSession::answerAtStart() {
+  Store& store = host_.store();
+  const LogPosition& theirs = offer_.tail;
+  const uint64_t first = store.log().firstPage();
+  const Pin pin = store.arena().find(first, Access::catchUp);
+  if (!pin) return host_.requestLoad(first);
+  const uint64_t parent =
+      pin.filled() == 0 ? store.received().headerChecksum : loadAt<PageHeader>(pin.bytes(), 0).parent;
+  if (theirs.headerChecksum != parent) {
+    return refuse("WALSHIP_ERR_TOO_FAR_BEHIND", "'" + node_ + "' ends at LSN " + std::to_string(theirs.lsn) +
+                                                    ", where the log here begins, with other bytes than those that were "
+                                                    "before it; give it a snapshot");
+  }
+  answer(AnswerKind::accept, theirs);
+  cursorPageDone_ = true;
+}
+
 void DownstreamSession::onPage(uint64_t page, const Error* error) {
   if (page == loadAskedPage_) loadAskedPage_ = UINT64_MAX;
   if (error == nullptr || error->is("WALSHIP_ERR_ARENA_BUSY")) return;
-  if (state_ == State::answering && (page == offer_.tail.page || !offer_.hasLog)) return refuse(error->code, error->message);
+  if (state_ == State::answering && (page == offer_.tail.page || page == offer_.tail.page + 1 || !offer_.hasLog)) return refuse(error->code, error->message);
   if (state_ == State::streaming && page == cursorPage_) end(*error);
 }
 
@@ -246,6 +265,11 @@ bool DownstreamSession::ship() {
     if (grant.page != cursorPage_) {
       end(makeError("WALSHIP_ERR_LINK_PROTOCOL", "a grant for another page than the next"));
       break;
+    }
+    if (std::exchange(cursorPageDone_, false)) {
+      ++cursorPage_;
+      cursorOffset_ = 0;
+      continue;
     }
     if (cursorPage_ > host_.store().received().page) break;
     const bool finishedBefore = [&] {

@@ -46,6 +46,7 @@ class DownstreamSession final : public LinkHandler {
   };
 
   void answerOffer();
+  void answerAtStart();
   void answer(AnswerKind kind, const LogPosition& start);
   void refuse(const char* code, const std::string& message);
   void take(const Ack& ack);
@@ -64,6 +65,7 @@ class DownstreamSession final : public LinkHandler {
 
   uint64_t cursorPage_ = 0;
   uint32_t cursorOffset_ = 0;
+  bool cursorPageDone_ = false;  // nothing of that page is to be shipped: the log here begins behind it
   uint64_t loadAskedPage_ = UINT64_MAX;
   uint64_t askedUpTo_ = 0;    // pages asked for by this session lie below: taking them up is no access of its own
   std::deque<Grant> grants_;  // in page order

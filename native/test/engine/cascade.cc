@@ -126,6 +126,35 @@ TEST_CASE("engine: what was committed synchronously is never cut") {
   CHECK(primary->store().receivedLsn() == committed);
 }
 
+TEST_CASE("engine: a standby that ends where the trimmed log begins goes on from there") {
+  const TemporaryDirectory directory;
+  auto settings = settingsOf(directory, "a");
+  settings.log.retainBytes = 1;
+  const Geometry geometry = settings.log.geometry;
+  auto primary = open(settings);
+  auto standby = open(settingsOf(directory, "b"));
+  REQUIRE(primary->promote(0));
+  follow(*standby, *primary);
+  // A segment, to the last byte of its last page.
+  const std::vector<std::byte> page(geometry.payloadRoomMax(), std::byte{5});
+  uint64_t end = 0;
+  for (uint32_t count = 0; count < geometry.segmentPages; ++count) {
+    auto appended = primary->append(page);
+    REQUIRE(appended);
+    end = appended.value();
+    REQUIRE(caughtUp(*primary, end));
+    REQUIRE(caughtUp(*standby, end));
+  }
+  REQUIRE(standby->store().received().page == geometry.segmentPages - 1);
+  REQUIRE(standby->close());
+  standby.reset();
+  const uint64_t last = appendSome(*primary, 1, 4 * geometry.segmentBytes());
+  REQUIRE(within(30'000, [&] { return primary->log().firstLsn() == end; }));
+  standby = open(settingsOf(directory, "b"));
+  follow(*standby, *primary);
+  CHECK(caughtUp(*standby, last));
+}
+
 TEST_CASE("engine: an append is committed as a whole, and kept by a new primary as a whole or not at all") {
   for (const size_t parts : {size_t{1}, size_t{30}}) {  // several pages of them
     const TemporaryDirectory directory;
