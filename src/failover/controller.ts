@@ -89,6 +89,14 @@ function take(turn: Turn, event: Event): void {
         )
           endReign(turn, `it promised epoch ${event.epoch}`);
         if (state.reign && state.election) endReign(turn, 'it begins a new epoch');
+        // One that waits for the lease's end must not take the record for an epoch that is past by then.
+        const phase = state.election?.phase;
+        if (
+          state.election &&
+          event.epoch > state.election.epoch &&
+          (phase === 'promise' || phase === 'lease')
+        )
+          giveUp(turn, '', turn.settings.answerMs);
         state.upstream = undefined;
         state.promisedSince = now;
       }

@@ -14,6 +14,7 @@ import {
 import { beginReign } from './reign.js';
 import {
   eligibleBut,
+  leaseEnd,
   memberOf,
   read,
   type State,
@@ -370,8 +371,7 @@ function afterLease(turn: Turn, election: Election, record: PrimaryRecord): void
   if (state.view && state.view.revision !== view.revision) {
     return giveUp(turn, `the lease of '${record.node}' was renewed`, settings.answerMs);
   }
-  const goneAt = Math.max(state.revisionSince + record.leaseMs + settings.leaseMarginMs, state.grantedUntil);
-  if (now < goneAt) {
+  if (now < leaseEnd(turn)) {
     if (election.phase !== 'lease') {
       election.phase = 'lease';
       waitBecause(turn, `waits until the lease of '${record.node}' has surely run out`);

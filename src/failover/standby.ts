@@ -1,7 +1,7 @@
 import { found, stand } from './election.js';
 import type { Reply, StateMessage } from './protocol.js';
 import { comparePlaces } from './quorum.js';
-import { lastPrimary, memberOf, type Turn, tell, waitBecause } from './state.js';
+import { lastPrimary, leaseEnd, memberOf, type Turn, tell, waitBecause } from './state.js';
 
 /** What a standby does: follow whom it should, notice that the primary is gone, and promise. */
 export function standbyTick(turn: Turn): void {
@@ -91,6 +91,9 @@ function primaryLost(turn: Turn): string | undefined {
   if (promisedNewer) {
     state.promisedSince ??= now;
     if (now - state.promisedSince < 2 * settings.suspectMs) return undefined;
+    // Nobody can reign before the lease's end, whoever stands.
+    if (state.view?.primary?.rule.level === 'async' && now < leaseEnd(turn) + settings.suspectMs)
+      return undefined;
     return `epoch ${facts.promisedEpoch} was promised, and nobody reigns in it`;
   }
   state.promisedSince = undefined;
@@ -138,11 +141,11 @@ export function heardMsAgo(turn: Turn, primary: string): number {
 
 /** The record has not been renewed for longer than a lease, although the coordinator is there to renew it. */
 function leaseGone(turn: Turn): boolean {
-  const { state, settings, now } = turn;
+  const { state, now } = turn;
   const record = state.view?.primary;
   if (!record || !state.coordinatorUp || (state.announced && state.announced.epoch > record.epoch))
     return false;
-  return now >= Math.max(state.revisionSince + record.leaseMs + settings.leaseMarginMs, state.grantedUntil);
+  return now >= leaseEnd(turn);
 }
 
 // ---- promises ----

@@ -162,3 +162,9 @@ export function lastPrimary(state: State): { node: string; epoch: bigint } | und
   const { announced } = state;
   return record && (!announced || record.epoch > announced.epoch) ? record : announced;
 }
+
+/** When the lease of the primary in the record has surely run out, if nothing renews it. */
+export function leaseEnd({ state, settings }: Turn): number {
+  const leaseMs = state.view?.primary?.leaseMs ?? 0;
+  return Math.max(state.revisionSince + leaseMs + settings.leaseMarginMs, state.grantedUntil);
+}
