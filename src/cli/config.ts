@@ -11,7 +11,7 @@ export async function showExample(): Promise<number> {
 
 /** `walship config check` */
 export async function checkConfig(file: string): Promise<number> {
-  const { engine, role, upstream, failover, warnings } = readNodeConfig(file);
+  const { engine, role, upstream, failover, postgres, warnings } = readNodeConfig(file);
   const paint = paintFor(process.stdout);
   for (const warning of warnings ?? []) print(paint.warn(`warning: ${warning}`));
   const coordinator = failover?.coordinator;
@@ -20,8 +20,9 @@ export async function checkConfig(file: string): Promise<number> {
     : upstream
       ? `${role} of ${upstream.address}`
       : role;
+  const database = postgres?.server ? `, the WAL of PostgreSQL at '${postgres.server.conninfo}'` : '';
   print(
-    `${file} is right: node ${engine.nodeId} of cluster ${engine.cluster.id}, ${task}, log in ${engine.dir}`,
+    `${file} is right: node ${engine.nodeId} of cluster ${engine.cluster.id}, ${task}${database}, log in ${engine.dir}`,
   );
   return exitCode.ok;
 }

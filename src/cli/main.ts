@@ -1,9 +1,8 @@
 #!/usr/bin/env node
 import { readFileSync } from 'node:fs';
-import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
-import type { RestoreTarget } from '../databases/sqlite/files.js';
-import { parseLsn } from '../engine/lsn.js';
-import { parseTimeUs } from '../node/units.js';
+import { Command, CommanderError, Option } from 'commander';
+import { aimed, does, epoch, lsn, seconds } from './command.js';
+import { addDatabaseCommands } from './databases.js';
 import { exitCode, outcomeOf } from './exit.js';
 
 // Each command's code is loaded when it runs: help needs no addon.
@@ -36,13 +35,6 @@ Exit codes:
   4  the log or the database has problems (log inspect, log verify, log export, sqlite restore, sqlite check)`,
   );
 
-/** Runs a command's code and takes its outcome for the exit code. */
-function does<Arguments extends unknown[]>(run: (...given: Arguments) => Promise<number>) {
-  return async (...given: Arguments): Promise<void> => {
-    process.exitCode = await run(...given);
-  };
-}
-
 program
   .command('node')
   .description('Runs a node until SIGTERM or SIGINT, with one line on stdout for everything that happens.')
@@ -65,25 +57,6 @@ Examples:
   $ seq 1000000 | walship node --config primary.toml --stdin   something to ship, to try it out`,
   )
   .action(does(async (options) => (await import('./node.js')).runNode(options)));
-
-/** Adds the options that say which node is meant. */
-function aimed(command: Command): Command {
-  return command
-    .addOption(
-      new Option('-c, --config <file>', 'the node with this configuration (default: walship.toml)').conflicts(
-        ['dir', 'url'],
-      ),
-    )
-    .addOption(
-      new Option('-d, --dir <dir>', 'the node with its log in this directory').conflicts(['config', 'url']),
-    )
-    .addOption(
-      new Option('-u, --url <url>', 'the node at http://host:port or unix:/path').conflicts([
-        'config',
-        'dir',
-      ]),
-    );
-}
 
 aimed(program.command('status'))
   .description(
@@ -269,70 +242,7 @@ Examples:
   )
   .action(does(async (path, options) => (await import('./log.js')).exportRange(path, options)));
 
-const sqlite = program
-  .command('sqlite')
-  .description('Works on the files of a replicated SQLite database, without a running node.');
-
-sqlite
-  .command('status')
-  .description('Shows what is known of a database and its log: applied LSN, last commit, WAL, snapshots.')
-  .argument('<database>', 'the database file')
-  .option('--log <dir>', "the log's directory (default: the database file's name with -log behind it)")
-  .option('--json', 'as JSON; LSNs are decimal text, times are µs since 1970')
-  .addHelpText(
-    'after',
-    `
-Reads the whole log and changes nothing, also while a node runs. What a running node has applied since its last
-checkpoint is known to the node alone.
-
-Example:
-  $ walship sqlite status /var/lib/app/app.db`,
-  )
-  .action(does(async (database, options) => (await import('./sqlite.js')).status(database, options)));
-
-sqlite
-  .command('restore')
-  .description('Makes a new database file from a log, as it was at an LSN or a time.')
-  .argument('<dir>', "the log's directory")
-  .argument('<file>', 'the database file to make; nothing is overwritten')
-  .option(
-    '--to <target>',
-    'the last transaction wanted: an LSN, or a time (default: the end of the log)',
-    target,
-  )
-  .option('--json', 'as JSON; LSNs are decimal text, times are µs since 1970')
-  .addHelpText(
-    'after',
-    `
-With an LSN: every transaction that ends at or below it. With a time: every transaction before the first one that was
-committed later, by the clock of its primary. The log is only read, also while a node runs. Restoring begins at the last
-snapshot in the log before that, so the log must hold one, or reach back to the database's first transaction.
-Exit code 4 if SQLite's integrity check finds something wrong in the new file.
-
-Examples:
-  $ walship sqlite restore /var/lib/app/app.db-log before.db --to 2026-05-01T12:30:00Z
-  $ walship sqlite restore /var/lib/app/app.db-log before.db --to 0/16B3740`,
-  )
-  .action(does(async (dir, file, options) => (await import('./sqlite.js')).restore(dir, file, options)));
-
-sqlite
-  .command('check')
-  .description('Compares a database, page by page, with what its log says, and runs the integrity check.')
-  .argument('<database>', 'the database file')
-  .option('--log <dir>', "the log's directory (default: the database file's name with -log behind it)")
-  .option('--json', 'as JSON; LSNs are decimal text, times are µs since 1970')
-  .addHelpText(
-    'after',
-    `
-Stop the node first. Nothing is changed: the integrity check runs on a copy, which needs as much room as the database,
-in the same directory. A copy of a replicated database, or a restored one, may be checked against any node's log.
-Exit code 4 if there are differences, with the numbers of the pages.
-
-Examples:
-  $ walship sqlite check /var/lib/app/app.db
-  $ walship sqlite check before.db --log /var/lib/app/app.db-log`,
-  )
-  .action(does(async (database, options) => (await import('./sqlite.js')).check(database, options)));
+addDatabaseCommands(program);
 
 program
   .command('capabilities')
@@ -355,34 +265,6 @@ config
   .argument('[file]', 'configuration file', 'walship.toml')
   .addHelpText('after', '\nExample:\n  $ walship config check /etc/walship/a.toml')
   .action(does(async (file) => (await import('./config.js')).checkConfig(file)));
-
-function seconds(text: string): number {
-  const value = Number(text);
-  if (text !== '' && value >= 0.1 && value <= 3600) return value;
-  throw new InvalidArgumentError('It must be a number of seconds from 0.1 to 3600.');
-}
-
-function epoch(text: string): bigint {
-  if (/^[1-9][0-9]{0,18}$/.test(text)) return BigInt(text);
-  throw new InvalidArgumentError('It must be a whole number of 1 or more.');
-}
-
-function target(text: string): RestoreTarget {
-  const time = parseTimeUs(text);
-  if (time !== undefined) return { timeUs: time };
-  if (/^[0-9A-Fa-f/]+$/.test(text)) return { lsn: lsn(text) };
-  throw new InvalidArgumentError(
-    'It must be an LSN, such as 0/16B3740, or a time, such as 2026-05-01T12:30:00Z.',
-  );
-}
-
-function lsn(text: string): bigint {
-  try {
-    return parseLsn(text);
-  } catch (error) {
-    throw new InvalidArgumentError((error as Error).message);
-  }
-}
 
 // A reader of the output that goes away ends a command, but not a node: its log is not what it is there for.
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {

@@ -1,3 +1,4 @@
+import { formatLsn } from '../engine/lsn.js';
 import type { Command } from './protocol.js';
 import type { Reign } from './reign.js';
 import { eligibleBut, send, type Turn, tell } from './state.js';
@@ -72,5 +73,5 @@ export function onHandoverPromised(
   state.handedOver = { id, to, epoch, since: now };
   state.promisedSince = now;
   send(turn, to, { type: 'handover', epoch, revision: state.view?.revision ?? 0n, ...place });
-  tell(turn, 'info', 'handed-over', `has handed over to '${to}' at LSN ${place.lsn}`);
+  tell(turn, 'info', 'handed-over', `has handed over to '${to}' at LSN ${formatLsn(place.lsn)}`);
 }

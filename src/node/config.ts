@@ -2,6 +2,7 @@ import { accessSync, constants, readFileSync, statSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { parse, TomlError } from 'smol-toml';
 import { cacheSettings, maxSlots } from '../cache/settings.js';
+import { type PostgresParts, partsProblems } from '../databases/postgres/options.js';
 import { WalshipError } from '../engine/errors.js';
 import { type EngineOptions, nativeSettings, type Upstream } from '../engine/options.js';
 import { type CoordinatorSettings, coordinatorSchema } from '../failover/coordinator/settings.js';
@@ -25,6 +26,8 @@ export interface NodeConfig {
   readonly adminListen?: string;
   /** With it the controller decides on role and upstream, which are left out. */
   readonly failover?: NodeFailover;
+  /** The PostgreSQL servers whose WAL the log is. */
+  readonly postgres?: PostgresParts;
   /** What is allowed but was hardly meant; logged at start. */
   readonly warnings?: readonly string[];
 }
@@ -88,6 +91,7 @@ export function readNodeConfig(file: string, env: NodeJS.ProcessEnv = process.en
     cluster,
     failover,
     coordinator,
+    postgres,
     ...options
   } = parsed.data;
   return {
@@ -102,6 +106,7 @@ export function readNodeConfig(file: string, env: NodeJS.ProcessEnv = process.en
         }
       : { role: role ?? 'standby' }),
     ...(upstream && { upstream: upstream as Upstream }),
+    ...(postgres && { postgres: withPlaces(postgres as PostgresParts, at) }),
     adminSocket: at(adminSocket as string),
     ...(adminListen && { adminListen }),
     warnings,
@@ -201,6 +206,7 @@ function relationProblems(
   if (right('role') === 'primary' && settings.upstream !== undefined && settings.failover === undefined) {
     problems.push('upstream: a primary has none; leave it out, or set role = "standby"');
   }
+  problems.push(...serverProblems(settings, right));
   const rule = right('commitRule');
   if (rule && rule.level !== 'async' && settings.listen === undefined) {
     problems.push(
@@ -227,6 +233,22 @@ function relationProblems(
       ),
     );
   }
+  return problems;
+}
+
+/** What is wrong with `[postgres…]`, beside single settings. */
+function serverProblems(
+  settings: Partial<Settings>,
+  right: <Name extends keyof Settings>(name: Name) => Settings[Name] | undefined,
+): string[] {
+  const parts = right('postgres') as PostgresParts | undefined;
+  if (parts === undefined) return [];
+  const failover = settings.failover !== undefined;
+  const problems = partsProblems(parts, failover).map((problem) => `postgres: ${problem}`);
+  if (!failover && settings.role === 'primary' && parts.server === undefined)
+    problems.push('postgres.server: is missing; a primary ships the WAL of a server');
+  if (settings.applied !== undefined)
+    problems.push('applied: with [postgres] the servers say what is applied; leave it out');
   return problems;
 }
 
@@ -307,6 +329,21 @@ function withPaths(settings: CoordinatorSettings, at: (path: string) => string):
     paths.has(name) ? at(value as string) : value,
   ]);
   return Object.fromEntries(pairs);
+}
+
+/** Sockets' and data directories, too, are relative to the file. */
+function withPlaces({ server, serve, manage }: PostgresParts, at: (path: string) => string): PostgresParts {
+  return {
+    server,
+    serve: serve && { ...serve, directory: at(serve.directory) },
+    manage: manage && {
+      ...manage,
+      dataDir: at(manage.dataDir),
+      binDir: at(manage.binDir),
+      ...(manage.configFile && { configFile: at(manage.configFile) }),
+      ...(manage.logFile && { logFile: at(manage.logFile) }),
+    },
+  };
 }
 
 function listed(error: unknown): readonly string[] {

@@ -119,6 +119,33 @@ sync = "every-batch"              # "interval": a crash of the host loses that m
 # check_ms = "500ms"              # how often it is made sure that no change was missed
 # path = "coordinator"            # of kind = "embedded": a directory on a local disk; no default
 
+# PostgreSQL: the log is the WAL of an unmodified server. While this node is the primary it is that server's synchronous
+# standby; on every node it is the walsender of the standby servers beside it. \`walship postgres status\` checks all.
+# [postgres.server]               # the server whose WAL is shipped while this node is the primary
+# conninfo = "host=/var/run/postgresql user=postgres"  # of libpq, a role with REPLICATION; passwords: a passfile; no default
+# application_name = "walship"    # what its synchronous_standby_names has to name
+# slot = "walship"                # replication slot, made if missing
+# start_lsn = "0/16B3740"         # a new log begins in this segment; no default: at the server's last checkpoint
+# connect_timeout_ms = "10s"
+# reconnect_ms_min = "100ms"
+# reconnect_ms_max = "5s"
+# status_ms = "1s"                # positions are told when they move, and at least so often
+# silence_ms = "1min"             # a server that is silent for so long is given up
+# [postgres.serve]                # primary_conninfo of standby servers: host=DIRECTORY port=PORT user=postgres
+# directory = "/run/walship"      # of the unix socket; no default
+# port = 5432                     # part of the socket's name
+# users = ["postgres"]            # of the operating system, who may connect beside this process's own
+# send_at = "flushed"             # what a standby server is given: what is on this disk; "received": what is in memory
+# standby = "b"                   # application_name of whose replay is \`applied\`; no default: the slowest of all
+# silence_ms = "1min"             # a client that is silent for so long is given up
+# [postgres.manage]               # with [failover]: the server is started, promoted, stopped and rewound by this node
+# data_dir = "/var/lib/postgresql/15/main"   # its owner is who the server runs as; no default
+# bin_dir = "/usr/lib/postgresql/15/bin"     # of pg_ctl, pg_rewind and pg_basebackup; no default
+# advertise = "host=10.0.0.1 user=postgres"  # how other nodes' pg_rewind reaches it; no default: server.conninfo
+# config_file = "postgresql.conf" # if not in data_dir: Debian has it in /etc/postgresql/15/main; no default
+# log_file = "server.log"         # no default: the data directory's name with .log behind it
+# timeout_ms = "1min"             # for starting, promoting and stopping
+
 [completion]                      # how the threads wait for the network
 mode = "adaptive"                 # "busy": a core of its own; "event": sleeps; "adaptive": polls for spin_us, then sleeps
 # spin_us = 20                    # default: 0 on a single core

@@ -155,12 +155,15 @@ async function bodyOf(request: IncomingMessage): Promise<unknown> {
 }
 
 function send(request: IncomingMessage, response: ServerResponse, status: number, body: unknown): void {
-  const text =
-    typeof body === 'string'
-      ? body
-      : JSON.stringify(body, (_, value) => (typeof value === 'bigint' ? String(value) : value));
+  const text = typeof body === 'string' ? body : JSON.stringify(body, (_, value) => plain(value));
   response.writeHead(status, { 'content-type': 'application/json', 'cache-control': 'no-store' });
   response.end(request.method === 'OPTIONS' ? undefined : `${text}\n`);
+}
+
+/** What JSON has no form for: bigints are decimal text. */
+function plain(value: unknown): unknown {
+  if (value instanceof Error) return { ...value, message: value.message };
+  return typeof value === 'bigint' ? String(value) : value;
 }
 
 /** Over the unix socket there is no remote address. */

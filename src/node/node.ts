@@ -1,11 +1,13 @@
 import { readdirSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { type PostgresParts, partsProblems, withDefaults } from '../databases/postgres/options.js';
+import { PostgresSide, type PostgresSideStatus } from '../databases/postgres/side.js';
 import { Engine, type EngineStatus } from '../engine/engine.js';
 import { WalshipError } from '../engine/errors.js';
 import { formatLsn } from '../engine/lsn.js';
 import { native } from '../engine/native.js';
 import { type CommitRule, parseAddress, type Upstream } from '../engine/options.js';
-import type { AgentStatus } from '../failover/agent.js';
+import type { AgentStatus, Subject } from '../failover/agent.js';
 import { Membership } from '../failover/membership.js';
 import { AdminServer } from './admin.js';
 import { defaultAdminSocket, type NodeConfig, type NodeFailover } from './config.js';
@@ -31,6 +33,8 @@ export interface NodeStatus extends EngineStatus {
   readonly setAside: readonly string[];
   /** What the controller knows of the cluster; absent without failover. */
   readonly failover?: AgentStatus;
+  /** Of the PostgreSQL servers; absent without. */
+  readonly postgres?: PostgresSideStatus;
 }
 
 /** Whether a node does what its role asks of it. */
@@ -62,6 +66,7 @@ export class Node {
   readonly #endpoints = new ClusterEndpoints();
   #admin: AdminServer | undefined;
   #membership: Membership | undefined;
+  #postgres: PostgresSide | undefined;
   #hook: RoleHook | undefined;
   #upstream: Upstream | undefined;
   #whyNoUpstream = '';
@@ -89,7 +94,8 @@ export class Node {
         { pid: process.pid },
       ),
     );
-    const node = new Node(config, await Engine.open(config.engine), log);
+    const applied = config.postgres && { applied: 'manual' as const };
+    const node = new Node(config, await Engine.open({ ...config.engine, ...applied }), log);
     try {
       await node.#begin();
     } catch (error) {
@@ -129,6 +135,7 @@ export class Node {
     const listen = this.#listen();
     if (listen)
       this.#tell('info', 'listening', `listening on ${listen}`, { address: listen, port: engine.listenPort });
+    if (this.#config.postgres) await this.#openPostgres(this.#config.postgres);
     this.#serve();
     this.#admin = await AdminServer.open(this, this.#endpoints, {
       socket: this.#config.adminSocket ?? defaultAdminSocket(this.#config.engine.dir),
@@ -139,6 +146,19 @@ export class Node {
     if (this.#config.failover) await this.#join(this.#config.failover);
     else if (this.#config.role === 'primary') await this.promote();
     else await this.follow(this.#config.upstream);
+  }
+
+  async #openPostgres(parts: PostgresParts): Promise<void> {
+    const problems = partsProblems(parts, this.#config.failover !== undefined);
+    if (problems.length > 0)
+      throw new WalshipError('WALSHIP_ERR_CONFIG', problems.join('\n'), { details: { problems } });
+    const side = await PostgresSide.open(this.engine, withDefaults(parts));
+    this.#postgres = side;
+    const { sender } = side.status();
+    if (sender)
+      this.#tell('info', 'postgres-serves', `standby servers get their WAL at ${sender.socketPath}`, {
+        path: sender.socketPath,
+      });
   }
 
   async #join({ coordinator, onRole, onRoleTimeoutMs, ...settings }: NodeFailover): Promise<void> {
@@ -155,13 +175,11 @@ export class Node {
       throw new WalshipError('WALSHIP_ERR_CONFIG', problems.join('\n'), { details: { problems } });
     }
     const { advertiseLog = listen, advertiseHttp = http } = settings;
+    const database = this.#postgres?.advertised;
     this.#membership = await Membership.join({
-      subject: {
-        engine,
-        promote: (epoch, leaseUntilNs) => engine.promote(epoch, leaseUntilNs),
-        follow: (upstream) => this.#followPlanned(upstream),
-      },
+      subject: this.#subject(),
       cluster,
+      ...(database !== undefined && { database }),
       listen: listen as string,
       commitRule: commitRule ?? { level: 'async' },
       failover: { ...settings, coordinator, advertiseLog, advertiseHttp },
@@ -195,8 +213,24 @@ export class Node {
     this.#hook?.run({ role, epoch, node, cluster });
   }
 
-  async #followPlanned(upstream: Upstream): Promise<void> {
-    await this.engine.follow(upstream);
+  /** What the controller promotes and has follow: the engine, or the database over it. */
+  #subject(): Subject {
+    const { engine } = this;
+    const database: Subject = this.#postgres?.subject(() => this.#membership?.agent) ?? {
+      engine,
+      promote: (epoch, leaseUntilNs) => engine.promote(epoch, leaseUntilNs),
+      follow: (upstream) => engine.follow(upstream),
+    };
+    return {
+      ...database,
+      follow: async (upstream) => {
+        await database.follow(upstream);
+        this.#follows(upstream);
+      },
+    };
+  }
+
+  #follows(upstream: Upstream): void {
     this.#upstream = upstream;
     this.#whyNoUpstream = '';
     this.#tell('info', 'follow', `follows ${upstream.node} at ${upstream.address}`, {
@@ -229,7 +263,7 @@ export class Node {
    */
   async promote(epoch?: bigint): Promise<bigint> {
     this.#refuseByHand('walship switchover or walship failover');
-    const reached = await this.engine.promote(epoch);
+    const reached = await (this.#postgres ?? this.engine).promote(epoch);
     this.#upstream = undefined;
     const at = formatLsn(this.engine.positions.received);
     this.#tell('info', 'role', `primary in epoch ${reached} from LSN ${at} on`, {
@@ -246,7 +280,7 @@ export class Node {
    */
   async follow(upstream?: Upstream): Promise<void> {
     this.#refuseByHand('walship switchover to change the primary; whom the others follow is planned');
-    await this.engine.follow(upstream);
+    await (this.#postgres ?? this.engine).follow(upstream);
     this.#upstream = upstream;
     this.#whyNoUpstream = '';
     const message = upstream
@@ -269,6 +303,7 @@ export class Node {
       health: this.#health(status),
       setAside: readdirSync(this.#config.engine.dir).filter((name) => name.startsWith('diverged-')),
       ...(this.#membership && { failover: this.#membership.agent.status() }),
+      ...(this.#postgres && { postgres: this.#postgres.status() }),
       ...status,
     };
   }
@@ -298,7 +333,17 @@ export class Node {
             : 'this standby follows nobody: `walship follow HOST:PORT` or `walship promote` changes that',
       );
     }
+    if (this.#postgres) problems.push(...this.#serverProblems(this.#postgres.status(), status.role));
     return { ok: problems.length === 0, problems };
+  }
+
+  #serverProblems({ receiver, problem }: PostgresSideStatus, role: EngineStatus['role']): string[] {
+    const problems = problem === '' ? [] : [problem];
+    if (role === 'primary' && receiver && receiver.state !== 'streaming') {
+      const why = receiver.problem ? `: ${receiver.problem.message}` : '';
+      problems.push(`no WAL comes from the PostgreSQL server, which is ${receiver.state}${why}`);
+    }
+    return problems;
   }
 
   /** What has to be changed for the role of now to be the one after a restart; undefined if nothing. */
@@ -330,9 +375,11 @@ export class Node {
     this.#tell('info', 'stopping', 'stopping');
     try {
       await this.#stepBack();
+      await this.#postgres?.retire();
       this.#endpoints.close();
       await this.#admin?.close();
       await this.#membership?.leave();
+      await this.#postgres?.close();
       await this.engine.close();
       const at = formatLsn(this.engine.positions.flushed);
       if (!this.#failure) this.#tell('info', 'stopped', `stopped, flushed up to LSN ${at}`);

@@ -36,7 +36,8 @@ export function describeEvent(event: EngineEvent): LogEntry | undefined {
   if (message === undefined) return undefined;
   return {
     time: new Date(),
-    level: levels[event.type] ?? 'info',
+    // What a database says is as bad as its code.
+    level: levels[event.type] ?? (event.type === 'postgres-server' && event.code !== '' ? 'warn' : 'info'),
     event: event.type,
     message,
     ...(event.code !== '' && { code: event.code }),

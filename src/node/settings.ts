@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import { cacheSettings, minSlots } from '../cache/settings.js';
+import { postgresSchema } from '../databases/postgres/options.js';
 import { optionsSchema } from '../engine/options.js';
 import { coordinatorSchema } from '../failover/coordinator/settings.js';
 import { failoverSchema } from '../failover/settings.js';
@@ -48,6 +49,7 @@ export const settingsSchema = optionsSchema.extend({
     })
     .optional(),
   coordinator: coordinator.optional(),
+  postgres: postgresSchema.optional(),
 });
 
 export type Settings = z.infer<typeof settingsSchema>;

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { parse } from 'smol-toml';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { cacheSettings } from '../../src/cache/settings.js';
+import { withDefaults } from '../../src/databases/postgres/options.js';
 import { nativeSettings } from '../../src/engine/options.js';
 import { coordinatorSchema } from '../../src/failover/coordinator/settings.js';
 import { controllerSettings } from '../../src/failover/settings.js';
@@ -196,11 +197,13 @@ test('the example names every setting, and its comments the defaults', () => {
   const defaults: string[] = [];
   const failover: string[] = [];
   const coordinator: string[] = [];
+  const postgres: Record<string, string[]> = {};
   let table = '';
   for (const line of exampleConfig.split('\n')) {
-    const header = /^(?:# )?\[(\w+)\]/.exec(line)?.[1];
+    const header = /^(?:# )?\[([\w.]+)\]/.exec(line)?.[1];
     if (header !== undefined) {
       table = header;
+      if (header.startsWith('postgres.')) postgres[header] = [];
       defaults.push(line.startsWith('#') ? '' : `[${header}]`);
     }
     const [, comment, key, rest] = /^(# )?(\w+) = (.*)$/.exec(line) ?? [];
@@ -210,6 +213,7 @@ test('the example names every setting, and its comments the defaults', () => {
     const chosen = comment === undefined && (table === '' || table === 'cluster');
     const asDefault = !chosen && !/no default|instead of|default: (walship|half)/.test(String(rest));
     if (asDefault && table === 'failover') failover.push(`${key} = ${rest}`);
+    else if (asDefault && postgres[table]) postgres[table]?.push(`${key} = ${rest}`);
     else if (asDefault && table === 'coordinator') coordinator.push(`${key} = ${rest}`);
     else if (asDefault && table !== 'upstream') defaults.push(`${key} = ${rest}`);
   }
@@ -245,6 +249,17 @@ test('the example names every setting, and its comments the defaults', () => {
   expect(coordinatorSchema.parse(etcd)).toEqual(
     coordinatorSchema.parse({ kind: 'etcd', endpoints: ['http://h:2379'] }),
   );
+
+  const servers = (tables: Readonly<Record<string, readonly string[]>>) => {
+    const lines = (name: string) => tables[`postgres.${name}`] ?? [];
+    const toml = [
+      ...['[postgres.server]', 'conninfo = "host=h"', ...lines('server')],
+      ...['[postgres.serve]', 'directory = "/s"', ...lines('serve')],
+    ];
+    return withDefaults(read(`${identity}${cluster}${toml.join('\n')}`).postgres ?? {});
+  };
+  expect(postgres['postgres.serve']).toHaveLength(4);
+  expect(servers(postgres)).toEqual(servers({}));
 });
 
 const clustered = `${identity}listen = "h:1"\n${cluster}`;

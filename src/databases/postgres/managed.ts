@@ -1,6 +1,7 @@
 import { execFile } from 'node:child_process';
 import { existsSync, readFileSync, statSync } from 'node:fs';
-import { chown, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { appendFile, chown, mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { userInfo } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { WalshipError } from '../../engine/errors.js';
@@ -48,10 +49,57 @@ export class PostgresServerControl {
     return existsSync(this.#file('standby.signal'));
   }
 
+  /** There is a data directory. */
+  get exists(): boolean {
+    return existsSync(this.#file('PG_VERSION'));
+  }
+
+  /** It runs with what `start` gives it: not so if somebody else has started it. */
+  get isOurs(): boolean {
+    const options = readFileSync(this.#file('postmaster.opts'), 'utf8');
+    return Object.entries(this.#parameters).every(([name, value]) => options.includes(`${name}=${value}`));
+  }
+
   async start(): Promise<void> {
-    const { logFile = `${this.settings.dataDir}.log` } = this.settings;
-    const options = Object.entries(this.#parameters).map(([name, value]) => `-c ${name}=${quoted(value)}`);
-    await this.#control('start', '-l', logFile, '-o', options.join(' '));
+    const { logFile = `${this.settings.dataDir}.log`, configFile } = this.settings;
+    const parameters = { ...(configFile && { config_file: configFile }), ...this.#parameters };
+    const options = Object.entries(parameters).map(([name, value]) => `-c ${name}=${quoted(value)}`);
+    try {
+      await this.#control('start', '-l', logFile, '-o', options.join(' '));
+    } catch (error) {
+      const why = await lastComplaint(logFile);
+      throw why === '' ? error : failed(`${(error as Error).message}: ${why}`);
+    }
+  }
+
+  /**
+   * Makes an empty database cluster, with checksums, reachable as `conninfo` says, and by this process's own user.
+   *
+   * @throws {WalshipError} `WALSHIP_ERR_POSTGRES_CONTROL`
+   */
+  async init(): Promise<void> {
+    const { dataDir } = this.settings;
+    const user = userInfo().username;
+    await this.#makeRoom(dataDir);
+    await this.#program(
+      'initdb',
+      '-D',
+      dataDir,
+      '-k',
+      '-U',
+      'postgres',
+      '-A',
+      'peer',
+      '--auth-host=scram-sha-256',
+    );
+    await this.#listenAsSaid();
+    const [hba, ident] = ['pg_hba.conf', 'pg_ident.conf'].map((name) => this.#file(name)) as [string, string];
+    await this.#write(
+      'pg_ident.conf',
+      Buffer.from(`walship postgres postgres\nwalship ${user} postgres\n${await readFile(ident)}`),
+    );
+    const rules = ['all', 'replication'].map((what) => `local ${what} postgres peer map=walship\n`);
+    await this.#write('pg_hba.conf', Buffer.from(`${rules.join('')}${await readFile(hba)}`));
   }
 
   /** `immediate`: as a crash; `fast`: after everything is written, and sent to walship. */
@@ -76,8 +124,7 @@ export class PostgresServerControl {
    * @returns what was done, in a sentence
    */
   async follow(from: string): Promise<string> {
-    const [recovering] = await sqlAt(from, 'select pg_is_in_recovery()', this.#timeoutMs);
-    if (recovering !== 'f') throw failed(`the server at '${from}' is not the primary yet`);
+    await this.#expectPrimary(from);
     // pg_rewind takes the timeline from the control file, which says so after a checkpoint only.
     await sqlAt(from, 'checkpoint', this.#timeoutMs);
     const kept = await this.#ownFiles();
@@ -93,11 +140,52 @@ export class PostgresServerControl {
         ? 'it had nothing that the other has not'
         : 'rewound by pg_rewind';
     } catch (error) {
-      how = `made anew by pg_basebackup, the old one is ${await this.#clone(from)}: ${(error as Error).message}`;
+      how = `made anew by pg_basebackup, the old one is ${await this.#replace(from)}: ${(error as Error).message}`;
     }
     for (const [name, content] of kept) await this.#write(name, content);
     await this.#write('standby.signal', Buffer.alloc(0));
     return how;
+  }
+
+  /** Makes the data directory, which is missing, as a standby of another server. */
+  async clone(from: string): Promise<void> {
+    await this.#expectPrimary(from);
+    await this.#makeRoom(this.settings.dataDir);
+    await this.#copy(from, this.settings.dataDir);
+    // The settings are the other host's.
+    await this.#listenAsSaid();
+    await this.#write('standby.signal', Buffer.alloc(0));
+  }
+
+  /** A directory that the server's user may fill: a server refuses to run as root. */
+  async #makeRoom(dir: string): Promise<void> {
+    await mkdir(dir, { recursive: true, mode: 0o700 });
+    if (process.getuid?.() !== 0) return;
+    const above = statSync(join(dir, '..'));
+    const { uid, gid } = above.uid === 0 ? await idsOf('postgres') : above;
+    await chown(dir, uid, gid);
+  }
+
+  /** On the socket and the port that the node connects to, where the settings name any. */
+  async #listenAsSaid(): Promise<void> {
+    const said = (key: string) =>
+      new RegExp(`(?:^|\\s)${key}\\s*=\\s*'?([^\\s']+)`).exec(this.settings.conninfo)?.[1];
+    const [host, port] = [said('host'), said('port')];
+    const reachedAt = /(?:^|\s)host\s*=\s*'?([^\s'/]+)/.exec(this.settings.advertise ?? '')?.[1];
+    const lines = ['', '# By walship, as its own settings say.'];
+    if (host?.startsWith('/')) lines.push(`unix_socket_directories = '${host}'`);
+    if (port !== undefined) lines.push(`port = ${port}`);
+    if (reachedAt !== undefined) lines.push(`listen_addresses = 'localhost, ${reachedAt}'`);
+    if (lines.length > 2) await appendFile(this.#file('postgresql.conf'), `${lines.join('\n')}\n`);
+  }
+
+  async #expectPrimary(from: string): Promise<void> {
+    const [recovering] = await sqlAt(from, 'select pg_is_in_recovery()', this.#timeoutMs);
+    if (recovering !== 'f') throw failed(`the server at '${from}' is not the primary yet`);
+  }
+
+  async #copy(from: string, to: string): Promise<void> {
+    await this.#program('pg_basebackup', '-D', to, '-d', from, '-c', 'fast', '-X', 'stream');
   }
 
   async #ownFiles(): Promise<Map<string, Buffer>> {
@@ -110,11 +198,11 @@ export class PostgresServerControl {
   }
 
   /** The data directory is replaced when the new one is whole; where the old one is then. */
-  async #clone(from: string): Promise<string> {
+  async #replace(from: string): Promise<string> {
     const { dataDir } = this.settings;
     const [made, aside] = [`${dataDir}.new`, `${dataDir}.aside`];
     await rm(made, { recursive: true, force: true });
-    await this.#program('pg_basebackup', '-D', made, '-d', from, '-c', 'fast', '-X', 'stream');
+    await this.#copy(from, made);
     await rm(aside, { recursive: true, force: true });
     await rename(dataDir, aside);
     await rename(made, dataDir);
@@ -134,9 +222,7 @@ export class PostgresServerControl {
 
   async #program(name: string, ...args: string[]): Promise<string> {
     // A server refuses to run as root.
-    const { uid, gid } =
-      statSync(this.settings.dataDir, { throwIfNoEntry: false }) ??
-      statSync(join(this.settings.dataDir, '..'));
+    const { uid, gid } = statSync(this.settings.dataDir);
     try {
       const { stdout, stderr } = await run(join(this.settings.binDir, name), args, {
         ...(process.getuid?.() === 0 && { uid, gid }),
@@ -170,6 +256,33 @@ async function sqlAt(conninfo: string, text: string, timeoutMs: number) {
 
 function failed(message: string): WalshipError {
   return new WalshipError('WALSHIP_ERR_POSTGRES_CONTROL', message);
+}
+
+const logTailBytes = 4096;
+
+/** What a server's log ends with, as far as it says why the server has ended; empty if it does not. */
+async function lastComplaint(file: string): Promise<string> {
+  try {
+    const lines = (await readFile(file, 'utf8')).slice(-logTailBytes).split('\n');
+    return (
+      lines.findLast((line) => /(FATAL|PANIC|ERROR):/.test(line))?.replace(/^.*?(?=FATAL|PANIC|ERROR)/, '') ??
+      ''
+    );
+  } catch {
+    return '';
+  }
+}
+
+async function idsOf(user: string): Promise<{ uid: number; gid: number }> {
+  const line = (await readFile('/etc/passwd', 'utf8'))
+    .split('\n')
+    .find((each) => each.startsWith(`${user}:`));
+  const [, , uid, gid] = line?.split(':') ?? [];
+  if (uid === undefined || gid === undefined)
+    throw failed(
+      `there is no user '${user}' on this host that a server could run as: install PostgreSQL's package`,
+    );
+  return { uid: Number(uid), gid: Number(gid) };
 }
 
 /** For `pg_ctl -o`, which a shell reads. */

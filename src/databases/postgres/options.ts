@@ -65,6 +65,8 @@ export interface PostgresManage {
    * `server.conninfo`.
    */
   readonly advertise?: string;
+  /** Where its `postgresql.conf` is, if not in the data directory: Debian has it in `/etc/postgresql/15/main`. */
+  readonly configFile?: string;
   /** Where the server writes what it says before its own logging begins. Default `<dataDir>.log`. */
   readonly logFile?: string;
   /** For starting, promoting and stopping the server. Default 60,000. */
@@ -93,7 +95,8 @@ export interface PostgresOptions extends Omit<EngineOptions, 'applied'> {
 const ms = (low: number, high: number) => z.number().int().min(low).max(high);
 const namePart = z.string().min(1).max(63);
 
-const schema = z.object({
+/** What of the options is about PostgreSQL, also as a table of a configuration file. */
+export const postgresSchema = z.strictObject({
   server: z
     .strictObject({
       conninfo: z.string(),
@@ -122,62 +125,49 @@ const schema = z.object({
       dataDir: z.string().min(1),
       binDir: z.string().min(1),
       advertise: z.string().min(1).optional(),
+      configFile: z.string().min(1).optional(),
       logFile: z.string().min(1).optional(),
       timeoutMs: ms(1000, 3_600_000).optional(),
     })
     .optional(),
-  epoch: z.bigint().min(1n).optional(),
 });
+const epochSchema = z.object({ epoch: z.bigint().min(1n).optional() });
 
-function engineProblems(options: EngineOptions): readonly string[] {
-  try {
-    nativeSettings(options);
-    return [];
-  } catch (error) {
-    const { details } = error as WalshipError;
-    if (!Array.isArray(details?.['problems'])) throw error;
-    return details['problems'] as string[];
-  }
+/** The servers beside a node. */
+export interface PostgresParts {
+  readonly server?: PostgresServer | undefined;
+  readonly serve?: PostgresServe | undefined;
+  readonly manage?: PostgresManage | undefined;
 }
 
-/**
- * The engine's part and those of the two ends, with every problem told at once.
- *
- * @throws {WalshipError} `WALSHIP_ERR_CONFIG`
- */
-export function split(options: PostgresOptions): {
-  engine: EngineOptions;
-  receiver: NativeReceiverSettings | undefined;
-  sender: NativeSenderSettings | undefined;
-} {
-  const { server, serve, manage, failover, upstream, epoch, ...rest } = options;
-  const engine: EngineOptions = { ...rest, applied: 'manual' };
-  const parsed = schema.safeParse(options);
-  const problems = [...(parsed.success ? [] : problemsOf(parsed.error)), ...engineProblems(engine)];
-  if (failover !== undefined) {
-    problems.push(...membershipProblems(failover));
-    if (!server || !serve || !manage)
-      problems.push(
-        'failover: needs server, serve and manage: every server may become the primary, or a standby',
-      );
-    if (upstream !== undefined || epoch !== undefined)
-      problems.push('failover: leave out upstream and epoch: the controller decides');
-    if (rest.listen === undefined) problems.push('listen: is needed with failover');
-  } else if (manage !== undefined) problems.push('manage: belongs to failover');
-  else if (server === undefined && upstream === undefined)
-    problems.push('server: a primary needs the server whose WAL it ships; a standby needs upstream');
-  if (epoch !== undefined && upstream !== undefined)
-    problems.push('epoch: only a primary begins one: leave it out, or upstream');
-  if (problems.length > 0) {
-    throw new WalshipError(
-      'WALSHIP_ERR_CONFIG',
-      `${problems.length} problem(s) in the options:\n  ${problems.join('\n  ')}`,
-      { details: { problems } },
-    );
+/** The same, with every default. */
+export interface PostgresSettings {
+  readonly receiver: NativeReceiverSettings | undefined;
+  readonly sender: NativeSenderSettings | undefined;
+  readonly manage: PostgresManage | undefined;
+}
+
+/** What a standby server's `primary_conninfo` is, once and for all: walship on its own host. */
+export function primaryConninfo(serve: NativeSenderSettings, nodeId: string): string {
+  return `host=${serve.directory} port=${serve.port} user=postgres application_name=${nodeId}`;
+}
+
+/** What is wrong with the servers beside a node where each setting is right by itself. */
+export function partsProblems({ server, serve, manage }: PostgresParts, failover: boolean): string[] {
+  if (failover && !(server && serve && manage)) {
+    return [
+      'failover: needs server, serve and manage: every server may become the primary, or a standby, and walship ' +
+        'starts, promotes and stops it',
+    ];
   }
+  if (!failover && manage) return ['manage: belongs to failover'];
+  return [];
+}
+
+export function withDefaults({ server, serve, manage }: PostgresParts): PostgresSettings {
   const reconnectMsMin = server?.reconnectMsMin ?? 100;
   return {
-    engine,
+    manage,
     receiver: server && {
       conninfo: server.conninfo,
       applicationName: server.applicationName ?? 'walship',
@@ -198,4 +188,50 @@ export function split(options: PostgresOptions): {
       silenceMs: serve.silenceMs ?? 60_000,
     },
   };
+}
+
+function engineProblems(options: EngineOptions): readonly string[] {
+  try {
+    nativeSettings(options);
+    return [];
+  } catch (error) {
+    const { details } = error as WalshipError;
+    if (!Array.isArray(details?.['problems'])) throw error;
+    return details['problems'] as string[];
+  }
+}
+
+/**
+ * The engine's part and those of the servers, with every problem told at once.
+ *
+ * @throws {WalshipError} `WALSHIP_ERR_CONFIG`
+ */
+export function split(options: PostgresOptions): PostgresSettings & { readonly engine: EngineOptions } {
+  const { server, serve, manage, failover, upstream, epoch, ...rest } = options;
+  const engine: EngineOptions = { ...rest, applied: 'manual' };
+  const parts = { server, serve, manage };
+  const problems = [
+    ...[postgresSchema.safeParse(parts), epochSchema.safeParse({ epoch })].flatMap(({ error }) =>
+      error ? problemsOf(error) : [],
+    ),
+    ...engineProblems(engine),
+    ...partsProblems(parts, failover !== undefined),
+  ];
+  if (failover !== undefined) {
+    problems.push(...membershipProblems(failover));
+    if (upstream !== undefined || epoch !== undefined)
+      problems.push('failover: leave out upstream and epoch: the controller decides');
+    if (rest.listen === undefined) problems.push('listen: is needed with failover');
+  } else if (manage === undefined && server === undefined && upstream === undefined)
+    problems.push('server: a primary needs the server whose WAL it ships; a standby needs upstream');
+  if (epoch !== undefined && upstream !== undefined)
+    problems.push('epoch: only a primary begins one: leave it out, or upstream');
+  if (problems.length > 0) {
+    throw new WalshipError(
+      'WALSHIP_ERR_CONFIG',
+      `${problems.length} problem(s) in the options:\n  ${problems.join('\n  ')}`,
+      { details: { problems } },
+    );
+  }
+  return { engine, ...withDefaults(parts) };
 }

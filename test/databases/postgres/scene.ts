@@ -76,7 +76,9 @@ export async function scene(
     async standby(name, node) {
       const server = await Server.create(dir, name, bin);
       servers.push(server);
-      await server.cloneFrom(primary, `host=${dir} port=${portOf(node)} user=postgres`);
+      // For when it is promoted. To set it only then would be too late: a reload takes effect when it does.
+      const synchronous = { synchronous_standby_names: 'walship' };
+      await server.cloneFrom(primary, `host=${dir} port=${portOf(node)} user=postgres`, synchronous);
       await server.start();
       return server;
     },
