@@ -3,32 +3,44 @@ import { existsSync, mkdirSync, mkdtempSync, readdirSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
-import { Demo } from './demo.js';
+import type { Demonstration, DemoOptions } from './demonstration.js';
 
 function wrongOption(message: string): never {
   process.stderr.write(`scripts/demo: ${message}\nTry scripts/demo --help.\n`);
   process.exit(2);
 }
 
-function options(): { seconds: number; base: string; keep: boolean } {
-  let values: { seconds?: string; keep?: string };
+const databases = ['sqlite', 'postgres'] as const;
+type Database = (typeof databases)[number];
+
+function options(): DemoOptions & { readonly database: Database } {
+  let values: { seconds?: string; keep?: string; database?: string };
   try {
-    values = parseArgs({ options: { seconds: { type: 'string' }, keep: { type: 'string' } } }).values;
+    const string = { type: 'string' } as const;
+    values = parseArgs({ options: { seconds: string, keep: string, database: string } }).values;
   } catch (error) {
     return wrongOption((error as Error).message);
   }
   const seconds = Number(values.seconds ?? 16);
   if (!(seconds >= 6 && seconds <= 3600)) wrongOption('--seconds takes a number from 6 to 3600');
+  const database = databases.find((each) => each === (values.database ?? 'sqlite'));
+  if (database === undefined) return wrongOption(`--database takes ${databases.join(' or ')}`);
   if (values.keep === undefined) {
-    return { seconds, base: mkdtempSync(join(tmpdir(), 'walship-demo-')), keep: false };
+    return { seconds, base: mkdtempSync(join(tmpdir(), 'walship-demo-')), keep: false, database };
   }
   const base = resolve(values.keep);
   if (existsSync(base) && readdirSync(base).length > 0) wrongOption(`--keep: ${base} is not empty`);
   mkdirSync(base, { recursive: true });
-  return { seconds, base, keep: true };
+  return { seconds, base, keep: true, database };
 }
 
-const demo = new Demo(options());
+async function demonstration(): Promise<Demonstration> {
+  const { database, ...chosen } = options();
+  if (database === 'sqlite') return new (await import('./sqlite/demo.js')).SqliteDemo(chosen);
+  return new (await import('./postgres/demo.js')).PostgresDemo(chosen);
+}
+
+const demo = await demonstration();
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
   process.on(signal, () => {
     demo.end();

@@ -4,10 +4,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import Database from 'better-sqlite3';
 import { afterAll, expect, test } from 'vitest';
-import { createBank, onlooker, teller } from '../../scripts/demo.d/bank.js';
-import { Clients } from '../../scripts/demo.d/clients.js';
-import { compareDatabases, compareSegments, examine } from '../../scripts/demo.d/proof.js';
-import type { Transaction } from '../../scripts/demo.d/protocol.js';
+import { createBank, onlooker, teller } from '../../scripts/demo.d/sqlite/bank.js';
+import { Clients } from '../../scripts/demo.d/sqlite/clients.js';
+import { compareDatabases, compareSegments, examine } from '../../scripts/demo.d/sqlite/proof.js';
+import type { Transaction } from '../../scripts/demo.d/sqlite/protocol.js';
 
 const directory = mkdtempSync(join(tmpdir(), 'walship-proof-test-'));
 afterAll(() => rmSync(directory, { recursive: true, force: true }));

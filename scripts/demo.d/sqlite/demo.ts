@@ -3,12 +3,14 @@ import { randomBytes } from 'node:crypto';
 import { rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { capabilities, type EngineStatus } from 'walship';
+import type { Demonstration, DemoOptions } from '../demonstration.js';
+import { table } from '../show.js';
 import type { Sight } from './bank.js';
 import { Child } from './child.js';
 import { Clients } from './clients.js';
 import { compareDatabases, compareSegments, examine } from './proof.js';
 import type { Place } from './protocol.js';
-import { Printer, phaseRow, table } from './show.js';
+import { phaseColumns, phaseRow, Teller } from './telling.js';
 
 const names = ['node-1', 'node-2', 'node-3'] as const;
 const first = names[0];
@@ -16,14 +18,14 @@ const patienceSeconds = 30;
 
 const pass = (seconds: number) => new Promise((wake) => setTimeout(wake, seconds * 1000));
 
-export class Demo {
+export class SqliteDemo implements Demonstration {
   readonly #seconds: number;
   readonly #base: string;
   readonly #keep: boolean;
   readonly #secret = randomBytes(32).toString('hex');
   readonly #children = new Map<string, Child>();
   readonly #places = new Map<string, Place>();
-  readonly #print = new Printer();
+  readonly #print = new Teller();
   readonly #rows: string[][] = [];
   readonly #clients = new Clients((transactions) => {
     const primary = this.#primary;
@@ -37,7 +39,7 @@ export class Demo {
   /** Nodes that had something which the others had not. */
   readonly #setAside = new Set<string>();
 
-  constructor({ seconds, base, keep }: { seconds: number; base: string; keep: boolean }) {
+  constructor({ seconds, base, keep }: DemoOptions) {
     this.#seconds = seconds;
     this.#base = base;
     this.#keep = keep;
@@ -379,7 +381,7 @@ export class Demo {
       this.#print.line(`the database, ${databases.bytes} bytes: the same on all three nodes, byte for byte`);
       this.#print.line(`${segments.count} segment files: the same on all three nodes, byte for byte`);
     }
-    process.stdout.write(`\n${table(this.#rows)}\n`);
+    process.stdout.write(`\n${table(phaseColumns, this.#rows)}\n`);
     const verdict =
       wrong.length === 0 ? 'nothing is missing, nothing is doubled' : `${wrong.length} differences`;
     process.stdout.write(`\n${this.#clients.acknowledged} transactions acknowledged, ${verdict}.\n`);
