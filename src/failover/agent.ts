@@ -12,6 +12,8 @@ import { lastPrimary } from './state.js';
 /** What is made primary or standby: an engine, or a database on one. */
 export interface Subject {
   readonly engine: Engine;
+  /** Before this node begins the cluster as its first primary: what must be there for that. Throws what is missing. */
+  prepare?(): Promise<void>;
   /** As {@link Engine.promote}. */
   promote(epoch: bigint, leaseUntilNs: bigint): Promise<unknown>;
   /** As {@link Engine.follow}. */
@@ -95,8 +97,15 @@ export class Agent extends EventEmitter<{
   #closed = false;
   #seen = '';
 
-  /** @throws {WalshipError} `WALSHIP_ERR_LISTEN` */
+  /** @throws {WalshipError} `WALSHIP_ERR_LISTEN`; what {@link Subject.prepare} throws */
   static async start(options: AgentOptions): Promise<Agent> {
+    const { coordinator, settings, subject } = options;
+    if (settings.bootstrap && subject.prepare) {
+      // Begun in vain, a cluster would wait for what its first primary has committed. A coordinator that comes later
+      // cannot be asked.
+      const view = await coordinator.read().catch(() => undefined);
+      if (view && !view.primary) await subject.prepare();
+    }
     let agent: Agent | undefined;
     const mesh = await Mesh.open({
       nodeId: options.settings.node,

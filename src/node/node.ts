@@ -186,8 +186,9 @@ export class Node {
     });
     const { agent } = this.#membership;
     agent.on('event', ({ level, event, message }) => {
+      const told = entry(level, event, message);
       // The role is told once, when it is taken.
-      if (event !== 'primary') this.#tell(level, event, message);
+      if (event !== 'primary' && this.#repetitions.isNews(told)) this.#log(told);
     });
     agent.on('role', (role, epoch) => this.#took(role, epoch));
     this.#serve();

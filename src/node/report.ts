@@ -115,6 +115,7 @@ const repeated: ReadonlySet<string> = new Set([
   'upstream-unreachable',
   'upstream-down',
   'connection-refused',
+  'election',
 ]);
 
 /**

@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { chmodSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, expect, test } from 'vitest';
@@ -8,11 +8,13 @@ import { afterAll, expect, test } from 'vitest';
 // Not scripts/demo itself: its set-up step would build the package anew under the tests that use it.
 const demo = ['--import', 'tsx', 'scripts/demo.d/main.ts'];
 const scratch = mkdtempSync(join(tmpdir(), 'walship-demo-test-'));
+chmodSync(scratch, 0o755); // PostgreSQL's servers run as another user than root.
 afterAll(() => rmSync(scratch, { recursive: true, force: true }));
 
 function start(args: readonly string[], name: string) {
   // A temporary directory of its own, so that what is left behind can be told.
   const directory = mkdtempSync(join(scratch, `${name}-`));
+  chmodSync(directory, 0o755);
   const child = spawn(process.execPath, [...demo, ...args], { env: { ...process.env, TMPDIR: directory } });
   let output = '';
   const said = (text: string) => new Promise<void>((resolve) => waiting.push({ text, resolve }));
@@ -29,6 +31,17 @@ function start(args: readonly string[], name: string) {
 }
 
 const runs = (pid: number) => existsSync(`/proc/${pid}`);
+
+/** Whose command line names it. */
+function processesOf(directory: string): string[] {
+  return readdirSync('/proc').filter((name) => {
+    try {
+      return readFileSync(`/proc/${name}/cmdline`, 'utf8').includes(directory);
+    } catch {
+      return false;
+    }
+  });
+}
 
 async function until(good: () => boolean): Promise<void> {
   while (!good()) await new Promise((wake) => setTimeout(wake, 50));
@@ -102,7 +115,64 @@ test('nodes end and tidy up when the conductor is killed', { timeout: 60_000 }, 
   expect(run.leftBehind()).toEqual([]);
 });
 
+const withPostgres = test.skipIf(!existsSync('/usr/lib/postgresql/15/bin/postgres'));
+
+withPostgres(
+  'with PostgreSQL nothing is lost, and nothing is left behind',
+  { timeout: 240_000 },
+  async () => {
+    const run = start(['--database', 'postgres', '--seconds', '8'], 'postgres');
+    const [code] = await run.exit;
+    const output = run.output();
+    expect(output).toContain('an empty database cluster, with checksums');
+    expect(output).toMatch(/the chain: node-1 → node-2 → node-3\n/);
+    const [, dead, heir] =
+      /(node-\d): the host is dead[^]*?(node-\d) has taken over: \d+ ms from the death to a transaction/.exec(
+        output,
+      ) ?? [];
+    expect(heir).not.toBe(dead);
+    expect(output).toMatch(new RegExp(`${dead}: the server returns as a standby: rewound by pg_rewind`));
+    expect(output).toMatch(new RegExp(`${dead}: follows as a standby after`));
+    expect(output).toMatch(/\$ walship switchover --to node-\d\n.*'node-\d' is the primary in epoch 3\n/s);
+    expect(output).toMatch(/^node-\d +primary +3 .* walship streaming sync, flush 0\/\w+, replay 0\/\w+$/m);
+    expect(output.match(/^node-\d +standby +3 +0\/\w+ +0\/\w+ +streaming from /gm)).toHaveLength(2);
+    for (const proof of [
+      /[1-9]\d* rows of one client: every one that was acknowledged is on all three servers, once/,
+      /[1-9]\d* transactions of pgbench acknowledged/,
+      /every table is the same on all three servers/,
+      /pg_amcheck: every table and index of all three servers is sound/,
+      /pg_checksums: \d{4,} pages of the three data directories, every checksum right/,
+      /pg_wal: [3-9] segments, the same bytes/,
+      /pg_waldump over both: [1-9]\d* records of the newest segments, the same/,
+      /^[1-9]\d* transactions acknowledged by PostgreSQL, nothing is missing, nothing is doubled\.$/m,
+    ])
+      expect(output).toMatch(proof);
+    expect(code).toBe(0);
+    expect(run.leftBehind()).toEqual([]);
+  },
+);
+
+withPostgres(
+  'with PostgreSQL, too, Ctrl-C and a killed conductor leave nothing behind',
+  { timeout: 120_000 },
+  async () => {
+    for (const signal of ['SIGINT', 'SIGKILL'] as const) {
+      const run = start(['--database', 'postgres'], signal);
+      await Promise.race([run.said('made by pg_basebackup'), run.exit]);
+      expect(run.output()).toContain('made by pg_basebackup');
+      const [left] = run.leftBehind();
+      run.child.kill(signal);
+      const [code] = await run.exit;
+      expect(code).toBe(signal === 'SIGINT' ? 130 : null);
+      await until(() => run.leftBehind().length === 0);
+      // Whoever tidies up is the last to go.
+      await until(() => processesOf(left as string).length === 0);
+    }
+  },
+);
+
 test.each([
+  [['--database', 'oracle'], '--database takes sqlite or postgres'],
   [['--seconds', '1'], '--seconds takes a number from 6 to 3600'],
   [['--seconds', 'ten'], '--seconds takes a number from 6 to 3600'],
   [['--keep', 'scripts'], 'is not empty'],

@@ -237,7 +237,7 @@ export class PostgresServerControl {
         message,
       } = error as { stderr?: string; stdout?: string; message: string };
       const said = (stderr || stdout || message).trim().split('\n').slice(-3).join(' ');
-      throw failed(`${name} ${args[0]}: ${said}; more is in the server's log`);
+      throw failed(`${name} ${args[0]}: ${said}${name === 'pg_ctl' ? "; more is in the server's log" : ''}`);
     }
   }
 

@@ -155,6 +155,18 @@ export class PostgresSide {
       if (node === engine.nodeId) return undefined;
       return agent()?.members.find((member) => member.node === node)?.database;
     };
+    // A log that is empty begins with what the server has.
+    const prepare = async () => {
+      if (engine.positions.received > 0n) return;
+      if (!control.exists) {
+        throw new WalshipError(
+          'WALSHIP_ERR_POSTGRES_CONTROL',
+          `the first primary needs a database, and there is none in ${manage.dataDir}: walship postgres init makes one`,
+        );
+      }
+      if (!control.isRunning) await control.start();
+      await settled(receiver.prepare());
+    };
     // Whatever commits without waiting for walship must not go on either when the lease is over.
     engine.on('event', ({ type }) => {
       if (type === 'lease-expired') keeper.pursue({ role: 'stopped', mode: 'immediate' });
@@ -162,17 +174,9 @@ export class PostgresSide {
     });
     return {
       engine,
+      prepare,
       promote: async (epoch, leaseUntilNs) => {
-        if (engine.positions.received === 0n) {
-          if (!control.exists) {
-            throw new WalshipError(
-              'WALSHIP_ERR_POSTGRES_CONTROL',
-              `the first primary needs a database, and there is none in ${manage.dataDir}: walship postgres init makes one`,
-            );
-          }
-          if (!control.isRunning) await control.start();
-          await settled(receiver.prepare());
-        }
+        await prepare();
         const reached = await engine.promote(epoch, leaseUntilNs);
         keeper.pursue({ role: 'primary' });
         return reached;
