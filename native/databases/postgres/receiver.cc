@@ -160,6 +160,16 @@ Result<std::string> Receiver::history(Server& server, uint32_t timeline) {
   return text;
 }
 
+// The server cannot go on where the log ends.
+Error Receiver::withRemedy(Error error) const {
+  if (error.message.starts_with("58P01")) {
+    error.message += "; the log ends at " + formatLsn(endLsn_) +
+                     ", and the server has no longer what follows: put the segment back into its pg_wal, or begin a new "
+                     "log (move " + engine_.settings().log.dir + " aside) and clone the standby servers again";
+  }
+  return error;
+}
+
 Result<Receiver::Start> Receiver::whereToStart(Server& server) {
   const uint64_t tail = engine_.pump().appender().endLsn();
   auto known = timelinesOf(engine_, tail);
@@ -232,7 +242,7 @@ void Receiver::run() {
       const std::lock_guard lock(statusMutex_);
       status_.state = ReceiverState::connecting;
     }
-    const Error why = session();
+    const Error why = withRemedy(session());
     if (stopping_.load()) return;
     {
       const std::lock_guard lock(statusMutex_);

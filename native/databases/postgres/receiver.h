@@ -78,6 +78,7 @@ class Receiver final {
   };
   Result<Server> connect();
   Result<uint64_t> slotStart(Server& server);
+  Error withRemedy(Error error) const;
   Result<Start> whereToStart(Server& server);
   Result<std::string> history(Server& server, uint32_t timeline);
 

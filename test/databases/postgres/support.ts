@@ -112,6 +112,10 @@ export class Server {
     await appendFile(join(this.data, 'postgresql.conf'), lines.join(''));
   }
 
+  async replaceHba(rules: string): Promise<void> {
+    await writeFile(join(this.data, 'pg_hba.conf'), rules);
+  }
+
   /** Becomes a copy of `primary`, to follow the walsender at `conninfo`. */
   async cloneFrom(primary: Server, conninfo: string, settings: Record<string, string> = {}): Promise<void> {
     const program = join(this.bin, 'pg_basebackup');
