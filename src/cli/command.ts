@@ -1,7 +1,7 @@
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import type { RestoreTarget } from '../databases/sqlite/files.js';
 import { parseLsn } from '../engine/lsn.js';
-import { parseTimeUs } from '../node/units.js';
+import { parseTime, parseTimeUs } from '../node/units.js';
 
 // What the definitions of commands are made of. Each command's code is loaded when it runs: help needs no addon.
 
@@ -57,4 +57,14 @@ export function lsn(text: string): bigint {
   } catch (error) {
     throw new InvalidArgumentError((error as Error).message);
   }
+}
+
+export function moment(text: string): Date {
+  const spanMs = parseTime(text);
+  const timeUs = parseTimeUs(text);
+  if (spanMs !== undefined) return new Date(Date.now() - spanMs);
+  if (timeUs !== undefined) return new Date(timeUs / 1000);
+  throw new InvalidArgumentError(
+    'It must be a time, such as 2026-05-01T12:30:00Z, or a span, such as 10min.',
+  );
 }

@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 import { readFileSync } from 'node:fs';
 import { Command, CommanderError, Option } from 'commander';
-import { aimed, does, epoch, lsn, seconds } from './command.js';
+import { aimed, does, epoch, lsn, moment, seconds } from './command.js';
 import { addDatabaseCommands } from './databases.js';
 import { exitCode, outcomeOf } from './exit.js';
 
@@ -197,6 +197,27 @@ Example:
   $ walship forget c --dir /var/lib/walship/a`,
   )
   .action(does(async (node, options) => (await import('./failover.js')).forget(node, options)));
+
+aimed(program.command('journal'))
+  .description('Shows what the nodes of a cluster saw and did, all together, in causal order.')
+  .option('--since <when>', 'a time, or a span before now, such as 10min', moment)
+  .option('-n, --node <node>', 'of this node only')
+  .option('-f, --follow', 'go on with what is being written')
+  .option('--json', 'one line of JSON for each entry; LSNs, epochs and clocks are decimal text')
+  .addHelpText(
+    'after',
+    `
+Every node keeps a journal in its log directory: changes of role, links that come and go, what stalled, what was cut or
+refused, with LSN and epoch. The node asked fetches the other members' journals over their admin_listen; whose cannot be had
+is said. Without a running node the files are read, of that node alone. The order is that of a clock which the controllers
+share: what may have been the cause of something stands before it, whatever the hosts' own clocks say.
+
+Examples:
+  $ walship journal --dir /var/lib/walship/a --since 10min
+  $ walship journal --since 2026-05-01T12:30:00Z --node b
+  $ walship journal --follow --json | jq 'select(.level != "info")'`,
+  )
+  .action(does(async (options) => (await import('./journal.js')).showJournal(options)));
 
 const log = program
   .command('log')

@@ -2,6 +2,7 @@ import { EventEmitter } from 'node:events';
 import type { Engine, EngineEvent } from '../engine/engine.js';
 import { WalshipError } from '../engine/errors.js';
 import type { Upstream } from '../engine/options.js';
+import { HybridClock } from './clock.js';
 import { Controller } from './controller.js';
 import type { ClusterView, Coordinator, Member } from './coordinator/coordinator.js';
 import { EngineFacts } from './facts.js';
@@ -31,6 +32,8 @@ export interface AgentOptions {
   readonly settings: ControllerSettings;
   /** `host:port` to hear the other controllers on. */
   readonly listen: string;
+  /** For whoever keeps a journal: shared with the other nodes' by what the controllers say to each other. Default: its own. */
+  readonly clock?: HybridClock;
   /** This node for the others. An absent `control` is made of `listen` and the port in use. */
   readonly member: Omit<Member, 'control' | 'priority' | 'nofailover'> & { readonly control?: string };
 }
@@ -91,6 +94,7 @@ export class Agent extends EventEmitter<{
   #members: ReadonlySet<string> = new Set();
   /** The same with their addresses: what clients find the nodes by. */
   #known = '';
+  #paused = false;
   #nextCommand = 1;
   #stepping = false;
   readonly #due: Event[] = [];
@@ -111,6 +115,7 @@ export class Agent extends EventEmitter<{
       nodeId: options.settings.node,
       cluster: options.cluster,
       listen: options.listen,
+      clock: options.clock ?? new HybridClock(),
       onMessage: (from, message) => agent?.step({ type: 'message', from, message }),
       onPeer: (node, up, refused) => agent?.step({ type: 'peer', node, up, refused }),
     });
@@ -160,6 +165,13 @@ export class Agent extends EventEmitter<{
 
   #meet(view: ClusterView | undefined): void {
     if (!view || this.#closed) return;
+    if (view.paused !== this.#paused) {
+      this.#paused = view.paused;
+      const [event, message] = view.paused
+        ? (['paused', 'automatic failover is paused: nobody is promoted by itself'] as const)
+        : (['resumed', 'automatic failover goes on'] as const);
+      this.emit('event', { level: 'info', event, message });
+    }
     this.#mesh.setPeers(view.members);
     const names = new Set(view.members.map(({ node }) => node));
     for (const node of this.#members) {

@@ -1,6 +1,7 @@
 import { type CommitRule, parseAddress, problemsOf } from '../engine/options.js';
 import { ClusterServer } from '../node/endpoints.js';
 import { Agent, type Subject } from './agent.js';
+import type { HybridClock } from './clock.js';
 import type { Coordinator } from './coordinator/coordinator.js';
 import { type CoordinatorSettings, coordinatorSchema, openCoordinator } from './coordinator/settings.js';
 import { controllerSettings, type FailoverSettings, failoverSchema } from './settings.js';
@@ -31,6 +32,8 @@ export interface MembershipOptions {
   readonly failover: MembershipSettings;
   /** How the other nodes reach the database server beside this one. */
   readonly database?: string;
+  /** As in `AgentOptions`. */
+  readonly clock?: HybridClock;
 }
 
 /** An engine's, or a database's, part in its cluster: the coordinator, the controller, and what clients ask. */
@@ -45,7 +48,7 @@ export class Membership {
    */
   static async join(options: MembershipOptions): Promise<Membership> {
     const { coordinator: chosen, http, ...settings } = options.failover;
-    const { subject, cluster, database } = options;
+    const { subject, cluster, database, clock } = options;
     const { engine } = subject;
     const coordinator = await openCoordinator(chosen, cluster.id);
     let server: ClusterServer | undefined;
@@ -58,6 +61,7 @@ export class Membership {
         cluster,
         settings: controllerSettings(settings, engine.nodeId, options.commitRule),
         listen: settings.listen,
+        ...(clock && { clock }),
         member: {
           node: engine.nodeId,
           log: settings.advertiseLog ?? `${parseAddress(options.listen).host}:${engine.listenPort}`,

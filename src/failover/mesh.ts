@@ -3,6 +3,7 @@ import { type AddressInfo, connect as connectTcp, type Socket } from 'node:net';
 import { connect, createSecureContext, createServer, type Server, type TLSSocket } from 'node:tls';
 import { WalshipError } from '../engine/errors.js';
 import { parseAddress } from '../engine/options.js';
+import type { HybridClock } from './clock.js';
 import type { Message } from './protocol.js';
 import { decodeMessage, encodeMessage, messageBytesMax } from './wire.js';
 
@@ -11,6 +12,8 @@ export interface MeshOptions {
   readonly cluster: { readonly id: string; readonly secret: string };
   /** `host:port` */
   readonly listen: string;
+  /** What is said carries its stamp, and what is heard moves it. */
+  readonly clock: HybridClock;
   readonly onMessage: (from: string, message: Message) => void;
   /** `refused`: there is no process at its address. */
   readonly onPeer: (node: string, up: boolean, refused: boolean) => void;
@@ -133,7 +136,7 @@ export class Mesh {
   send(to: string, message: Message): void {
     const socket = this.#peers.get(to)?.socket;
     if (!socket || !this.#peers.get(to)?.up || socket.writableLength > backlogBytesMax) return;
-    socket.write(`${encodeMessage(message)}\n`);
+    socket.write(`${encodeMessage(message, this.#options.clock.stamp())}\n`);
   }
 
   async close(): Promise<void> {
@@ -235,14 +238,15 @@ export class Mesh {
       const lines = (rest + data).split('\n');
       rest = lines.pop() as string;
       for (const line of lines) {
-        const message = line.length <= messageBytesMax ? decodeMessage(line) : undefined;
-        if (!message) return void socket.destroy();
+        const heard = line.length <= messageBytesMax ? decodeMessage(line) : undefined;
+        if (!heard) return void socket.destroy();
+        this.#options.clock.hear(heard.stamp);
         const peer = this.#peers.get(from);
         if (peer) {
           peer.heardAt = performance.now();
           peer.silentDrops = 0;
         }
-        this.#options.onMessage(from, message);
+        this.#options.onMessage(from, heard.message);
       }
       if (rest.length > messageBytesMax) socket.destroy();
     });

@@ -55,18 +55,22 @@ const message = z.discriminatedUnion('type', [
   z.strictObject({ type: z.literal('outcome'), id, ok: z.boolean(), message: text }),
 ]);
 
-/** One line of JSON, without its end; bigints as `"12n"`. */
-export function encodeMessage(value: Message): string {
-  return JSON.stringify(value, (_, item) => (typeof item === 'bigint' ? `${item}n` : item));
+/** One line, without its end: the sender's stamp (of a `HybridClock`), and JSON with bigints as `"12n"`. */
+export function encodeMessage(value: Message, stamp: bigint): string {
+  const json = JSON.stringify(value, (_, item) => (typeof item === 'bigint' ? `${item}n` : item));
+  return `${stamp} ${json}`;
 }
 
 /** @returns undefined if it is no message: whoever sent it speaks another protocol */
-export function decodeMessage(line: string): Message | undefined {
+export function decodeMessage(line: string): { message: Message; stamp: bigint } | undefined {
+  const [, stamp, json] = /^([0-9]{1,20}) (.*)$/.exec(line) ?? [];
+  if (stamp === undefined || json === undefined) return undefined;
   try {
-    const value = JSON.parse(line, (_, item) =>
+    const value = JSON.parse(json, (_, item) =>
       typeof item === 'string' && /^[0-9]{1,20}n$/.test(item) ? BigInt(item.slice(0, -1)) : item,
     );
-    return message.safeParse(value).data as Message | undefined;
+    const { data } = message.safeParse(value);
+    return data && { message: data as Message, stamp: BigInt(stamp) };
   } catch {
     return undefined;
   }

@@ -18,6 +18,10 @@ export interface AdminSettings {
 /** Of the unix socket: however many ask on the port, the node's own user is answered. */
 const connectionsMax = 64;
 
+const afterQuery = z
+  .string()
+  .regex(/^[0-9]{1,20}$/, 'must be a number')
+  .transform(BigInt);
 const promoteBody = z.strictObject({
   epoch: z
     .string()
@@ -30,7 +34,7 @@ const followBody = z.strictObject({
 });
 
 /**
- * A node's administration interface: `POST /promote` `{ epoch? }`, `POST /follow` `{ address, node?, source? }`, and what
+ * A node's administration interface: `GET /journal?after=clock`, `POST /promote` `{ epoch? }`, `POST /follow` `{ address, node?, source? }`, and what
  * {@link ClusterEndpoints} has, on a unix socket and, if wanted, on a port.
  */
 export class AdminServer {
@@ -97,6 +101,15 @@ export class AdminServer {
 function routesOf(node: Node): Routes {
   return {
     '/status': { method: 'GET', run: async () => ({ status: 200, body: node.status() }) },
+    '/journal': {
+      method: 'GET',
+      run: async (query) => {
+        const after = checked(afterQuery, query.get('after') ?? '0');
+        const { entries, damaged } = node.journal();
+        const wanted = entries.filter(({ clock }) => clock > after);
+        return { status: 200, body: { node: node.engine.nodeId, entries: wanted, damaged } };
+      },
+    },
     '/promote': {
       method: 'POST',
       run: async (_, body) => {

@@ -1,4 +1,5 @@
 import { request } from 'node:http';
+import type { JournalContents } from '../consistency/journal.js';
 import { WalshipError } from '../engine/errors.js';
 import { parseAddress } from '../engine/options.js';
 import type { NodeHealth, NodeStatus } from './node.js';
@@ -74,6 +75,11 @@ export class AdminClient {
   /** @throws {WalshipError} `WALSHIP_ERR_UNREACHABLE` */
   health(): Promise<NodeHealth> {
     return this.#send('GET', '/health');
+  }
+
+  /** What the node wrote down behind a stamp. @throws {WalshipError} `WALSHIP_ERR_UNREACHABLE` */
+  journal(after = 0n): Promise<Json<JournalContents> & { readonly node: string }> {
+    return this.#send('GET', `/journal?after=${after}`);
   }
 
   /** @throws {WalshipError} `WALSHIP_ERR_UNREACHABLE`, or the node's own error. */

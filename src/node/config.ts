@@ -26,6 +26,8 @@ export interface NodeConfig {
   readonly adminListen?: string;
   /** With it the controller decides on role and upstream, which are left out. */
   readonly failover?: NodeFailover;
+  /** Of the journal's files. Default 8 MiB. */
+  readonly journalBytes?: number | undefined;
   /** The PostgreSQL servers whose WAL the log is. */
   readonly postgres?: PostgresParts;
   /** What is allowed but was hardly meant; logged at start. */
@@ -92,6 +94,7 @@ export function readNodeConfig(file: string, env: NodeJS.ProcessEnv = process.en
     failover,
     coordinator,
     postgres,
+    journalBytes,
     ...options
   } = parsed.data;
   return {
@@ -106,6 +109,7 @@ export function readNodeConfig(file: string, env: NodeJS.ProcessEnv = process.en
         }
       : { role: role ?? 'standby' }),
     ...(upstream && { upstream: upstream as Upstream }),
+    ...(journalBytes !== undefined && { journalBytes }),
     ...(postgres && { postgres: withPlaces(postgres as PostgresParts, at) }),
     adminSocket: at(adminSocket as string),
     ...(adminListen && { adminListen }),

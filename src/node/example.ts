@@ -17,6 +17,7 @@ role = "primary"                  # at start: "primary" (begins a new epoch), or
 # admin_socket = "data/a/walship.sock"  # for walship status, promote, follow; default: walship.sock in dir
 # admin_listen = "127.0.0.1:7070" # HTTP for clients and load balancers (GET /primary, /standby, /health, /cluster, /status)
                                   # and, from this host only, for commands (POST); no default: closed
+# journal_bytes = "8MiB"          # of this node's record of what it saw and did: walship journal
 
 [cluster]
 id = "example"                    # nodes and logs of other clusters are refused

@@ -1,5 +1,7 @@
 import { readdirSync } from 'node:fs';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { Journal, type JournalContents, readJournal } from '../consistency/journal.js';
 import { type PostgresParts, partsProblems, withDefaults } from '../databases/postgres/options.js';
 import { PostgresSide, type PostgresSideStatus } from '../databases/postgres/side.js';
 import { Engine, type EngineStatus } from '../engine/engine.js';
@@ -8,6 +10,7 @@ import { formatLsn } from '../engine/lsn.js';
 import { native } from '../engine/native.js';
 import { type CommitRule, parseAddress, type Upstream } from '../engine/options.js';
 import type { AgentStatus, Subject } from '../failover/agent.js';
+import { HybridClock } from '../failover/clock.js';
 import { Membership } from '../failover/membership.js';
 import { AdminServer } from './admin.js';
 import { defaultAdminSocket, type NodeConfig, type NodeFailover } from './config.js';
@@ -61,6 +64,8 @@ export class Node {
   readonly done: Promise<void>;
   readonly #config: NodeConfig;
   readonly #log: (entry: LogEntry) => void;
+  readonly #clock = new HybridClock();
+  readonly #journal: Journal;
   readonly #startedAt = new Date();
   readonly #repetitions = new Repetitions();
   readonly #endpoints = new ClusterEndpoints();
@@ -84,16 +89,6 @@ export class Node {
    */
   static async start(config: NodeConfig, options: NodeStartOptions = {}): Promise<Node> {
     const log = options.log ?? (() => {});
-    for (const warning of config.warnings ?? []) log(entry('warn', 'configuration', warning));
-    log(
-      entry(
-        'info',
-        'starting',
-        `walship ${native.version}, node ${config.engine.nodeId} of cluster ` +
-          `${config.engine.cluster.id}, log in ${config.engine.dir}`,
-        { pid: process.pid },
-      ),
-    );
     const applied = config.postgres && { applied: 'manual' as const };
     const node = new Node(config, await Engine.open({ ...config.engine, ...applied }), log);
     try {
@@ -107,8 +102,19 @@ export class Node {
 
   private constructor(config: NodeConfig, engine: Engine, log: (entry: LogEntry) => void) {
     this.#config = config;
-    this.#log = log;
     this.engine = engine;
+    this.#journal = Journal.open(journalDir(config.engine.dir), {
+      node: engine.nodeId,
+      bytesMax: config.journalBytes,
+      onProblem: (message) => log(entry('error', 'journal', message)),
+    });
+    this.#log = (told) => {
+      log(told);
+      const { level, event, message, code, facts } = told;
+      const { epoch, positions } = engine;
+      const clock = this.#clock.stamp();
+      this.#journal.append({ clock, epoch, lsn: positions.received, level, event, message, code, facts });
+    };
     this.done = new Promise((resolve, reject) => {
       this.#finish = resolve;
       this.#fail = reject;
@@ -130,6 +136,14 @@ export class Node {
 
   async #begin(): Promise<void> {
     const { engine } = this;
+    for (const warning of this.#config.warnings ?? []) this.#tell('warn', 'configuration', warning);
+    this.#tell(
+      'info',
+      'starting',
+      `walship ${native.version}, node ${engine.nodeId} of cluster ${engine.cluster}, log in ${this.#config.engine.dir}`,
+      { pid: process.pid },
+    );
+    if (this.#journal.torn) this.#tell('info', 'journal', 'cut off the unfinished last line of the journal');
     if (engine.recoveryNote !== '') this.#tell('warn', 'recovered', `recovery: ${engine.recoveryNote}`);
     if (engine.verbsProblem !== '') this.#tell('info', 'tcp-only', `over TCP only: ${engine.verbsProblem}`);
     const listen = this.#listen();
@@ -179,6 +193,7 @@ export class Node {
     this.#membership = await Membership.join({
       subject: this.#subject(),
       cluster,
+      clock: this.#clock,
       ...(database !== undefined && { database }),
       listen: listen as string,
       commitRule: commitRule ?? { level: 'async' },
@@ -309,6 +324,11 @@ export class Node {
     };
   }
 
+  /** What this node wrote down of what it saw and did. */
+  journal(): JournalContents {
+    return readJournal(journalDir(this.#config.engine.dir));
+  }
+
   /** Whether it does what its role asks of it. */
   health(): NodeHealth {
     return this.#health(this.engine.status());
@@ -387,6 +407,7 @@ export class Node {
     } catch (error) {
       this.#failure ??= error as WalshipError;
     }
+    this.#journal.close();
     if (this.#failure) this.#fail(this.#failure);
     else this.#finish();
   }
@@ -410,6 +431,11 @@ export class Node {
   #tell(level: LogEntry['level'], event: string, message: string, facts?: LogEntry['facts']): void {
     this.#log(entry(level, event, message, facts));
   }
+}
+
+/** Where a node keeps its journal. */
+export function journalDir(dir: string): string {
+  return join(dir, 'journal');
 }
 
 function entry(

@@ -42,6 +42,12 @@ export const settingsSchema = optionsSchema.extend({
     .optional(),
   adminSocket: z.string().min(1).optional(),
   adminListen: address.optional(),
+  journalBytes: z
+    .number()
+    .int()
+    .min(65_536)
+    .max(2 ** 40)
+    .optional(),
   failover: failoverSchema
     .extend({
       onRole: z.string().min(1).optional(),
