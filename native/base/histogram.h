@@ -31,6 +31,8 @@ class Histogram {
     auto& bucket = counts_[bucketOf(value)];
     bucket.store(bucket.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
   }
+  // Where several threads record.
+  void recordShared(uint64_t value) { counts_[bucketOf(value)].fetch_add(1, std::memory_order_relaxed); }
   uint64_t count(uint32_t bucket) const { return counts_[bucket].load(std::memory_order_relaxed); }
   uint64_t total() const {
     uint64_t sum = 0;

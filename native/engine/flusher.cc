@@ -47,10 +47,11 @@ void Flusher::run() {
     problem = false;
     if (moved.value()) {
       counters_[kSyncs].fetch_add(1, std::memory_order_relaxed);
-      histograms_.syncNs.record(after - before);
+      histograms_.syncNs.recordShared(after - before);
       hooks_.moved();
-      if (auto marked = store_.mark(); !marked) return hooks_.failed(marked.error());
     }
+    // Also of what the pump has flushed since.
+    if (auto marked = store_.mark(); !marked) return hooks_.failed(marked.error());
     if (stopping) return;
     // Every segment's worth, too: then a file that trimming sets free is there for each one that is begun, and under load
     // no file has to be made.

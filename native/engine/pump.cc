@@ -208,7 +208,10 @@ bool Pump::round(uint64_t nowNs) {
     busy |= upstream_->step(nowNs);
     if (upstream_) upstream_->link().flush();
   }
-  store_.passToFlusher();
+  if (const uint64_t tookNs = store_.passToFlusher(); tookNs != 0) {
+    counters_[kSyncs].fetch_add(1, std::memory_order_relaxed);
+    histograms_.syncNs.recordShared(tookNs);
+  }
   tellObservers();
   reap();
   if (nowNs - lastTickNs_ >= uint64_t{settings_.session.heartbeatMs} * kMs / 2) {

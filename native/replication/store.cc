@@ -9,6 +9,9 @@ namespace walship {
 namespace {
 // A batch is one sync; a larger one would only delay the acknowledgement of its first bytes.
 constexpr size_t kBatchBytesMax = 4u << 20;
+// A thread on another core takes about as long to wake.
+constexpr uint64_t kQuickSyncNs = 30'000;
+constexpr size_t kQuickBytesMax = 64u << 10;
 constexpr uint64_t kPinPatienceNs = 5'000'000'000;
 }  // namespace
 
@@ -79,11 +82,30 @@ void Store::openPage(Pin next) {
   flushDue_ = true;
 }
 
-void Store::passToFlusher() {
-  if (!std::exchange(flushDue_, false)) return;
+uint64_t Store::passToFlusher() {
+  if (!std::exchange(flushDue_, false)) return 0;
+  {
+    const std::lock_guard lock(targetMutex_);
+    target_ = received_;
+  }
+  if (const uint64_t tookNs = flushHere(); tookNs != 0) return tookNs;
   const std::lock_guard lock(targetMutex_);
-  target_ = received_;
   targetMoved_.notify_one();
+  return 0;
+}
+
+// 0: it was not done here, or not well.
+uint64_t Store::flushHere() {
+  if (sync_.mode != SyncMode::everyBatch) return 0;
+  const std::unique_lock flushing(flushMutex_, std::try_to_lock);
+  if (!flushing || failed_ || syncTakesNs_ > kQuickSyncNs || received_.lsn - flushed_.lsn > kQuickBytesMax) return 0;
+  const uint64_t before = monotonicNs();
+  // A sync that has failed must not be tried again: the next one would say that all is well. The flusher tells it.
+  if (auto moved = flushBatch(true); !moved) {
+    failed_ = moved.error();
+    return 0;
+  }
+  return std::max<uint64_t>(monotonicNs() - before, 1);
 }
 
 Result<void> Store::startAt(const LogPosition& position) {
@@ -239,6 +261,7 @@ void Store::stop() {
 
 Result<bool> Store::flush() {
   const std::lock_guard flushing(flushMutex_);
+  if (failed_) return *std::exchange(failed_, std::nullopt);
   const bool due = sync_.mode == SyncMode::everyBatch ||
                    (sync_.mode == SyncMode::interval &&
                     monotonicNs() - lastSyncNs_ >= uint64_t{sync_.intervalMs} * 1'000'000);
@@ -247,6 +270,7 @@ Result<bool> Store::flush() {
 
 Result<bool> Store::flushAll() {
   const std::lock_guard flushing(flushMutex_);
+  if (failed_) return *std::exchange(failed_, std::nullopt);
   while (true) {
     auto moved = flushBatch(true);
     if (!moved || !moved.value()) return moved;
@@ -289,8 +313,12 @@ Result<bool> Store::flushBatch(bool syncNow) {
   if (!outcome && (at == flushed_ || !outcome.error().is("WALSHIP_ERR_DISK_FULL"))) return outcome.error();
   if (written_ == flushed_ || !(syncNow || sync_.mode == SyncMode::never)) return false;
   if (syncNow) {
+    const uint64_t before = monotonicNs();
     if (auto synced = log_.sync(); !synced) return synced.error();
     lastSyncNs_ = monotonicNs();
+    const uint64_t tookNs = lastSyncNs_ - before;
+    // One that takes long counts at once, many that do not make up for it.
+    syncTakesNs_ = syncTakesNs_ == UINT64_MAX ? tookNs : (7 * syncTakesNs_ + tookNs) / 8;
   }
   for (uint64_t page = flushed_.page; page < at.page; ++page) {
     const Pin pin = arena_.find(page, Access::flush);

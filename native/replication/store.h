@@ -8,6 +8,7 @@
 #include <condition_variable>
 #include <deque>
 #include <mutex>
+#include <optional>
 #include <set>
 
 #include "cache/arena.h"
@@ -40,8 +41,10 @@ class Store {
   void advance(const LogPosition& to);
   // The tail page is done; `next` (the page after it, pinned) is the new one.
   void openPage(Pin next);
-  // Wakes the flusher if the tail has moved: after the bytes are on their way to others, whom that must not delay.
-  void passToFlusher();
+  // Has flushed what is received, if the tail has moved: after the bytes are on their way to others, whom that must not
+  // delay. Wakes the flusher for it; where the disk syncs sooner than a thread wakes, little is flushed at once, here.
+  // Gives the time of that; 0: the flusher's.
+  uint64_t passToFlusher();
   // An empty log takes over the place of the upstream's first page.
   Result<void> startAt(const LogPosition& position);
   // The place behind the last append of which all frames are here. Blocks for the disk.
@@ -84,6 +87,7 @@ class Store {
   Store(Arena& arena, Log& log, const SyncSettings& sync) : arena_(arena), log_(log), sync_(sync) {}
   Result<void> loadTailPage(const LogPosition& tail);
   Result<bool> flushBatch(bool syncNow);
+  uint64_t flushHere();
 
   Arena& arena_;
   Log& log_;
@@ -122,6 +126,8 @@ class Store {
   LogPosition flushed_;     // synced
   LogPosition flushedFrame_;  // lastFrame_ at that sync
   uint64_t lastSyncNs_ = 0;
+  uint64_t syncTakesNs_ = UINT64_MAX;  // of late; not known before the first one
+  std::optional<Error> failed_;        // of a flush outside of the flusher, which has yet to be told
   bool markDue_ = false;      // synced further than the log's mark says
 };
 
