@@ -113,8 +113,17 @@ export class Session {
       this.world.refusedCut(down, to);
       return this.end();
     }
+    this.#join(epoch);
     down.cut(to);
     this.#offer();
+  }
+
+  /** Joining an epoch promises it: no older primary is followed ever after. */
+  #join(epoch: number): void {
+    const { down } = this;
+    if (epoch <= down.promisedEpoch) return;
+    this.world.checker.promised(down.id, down.promisedEpoch, epoch);
+    down.promisedEpoch = epoch;
   }
 
   #take(start: number, epoch: number, history: readonly { epoch: number; first: number }[]): void {
@@ -122,6 +131,7 @@ export class Session {
     if (!this.#knows(epoch)) return;
     if (start !== down.log.length) return this.end();
     down.history = history.filter(({ first }) => first <= start);
+    this.#join(epoch);
     down.heardEpoch = Math.max(down.heardEpoch, epoch);
     this.streaming = true;
     this.acknowledge();
@@ -159,6 +169,7 @@ export class Session {
     this.#send('down', () => {
       const { down } = this;
       if (!this.streaming || !this.#knows(epoch)) return;
+      this.#join(epoch);
       down.heardEpoch = Math.max(down.heardEpoch, epoch);
       if (start && start.epoch <= epoch) this.#note(start.epoch, start.first);
       down.committed = Math.max(down.committed, Math.min(committed, down.log.length));
