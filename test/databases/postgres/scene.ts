@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import type { PostgresOptions } from '../../../src/databases/postgres/options.js';
 import { openPostgres, type PostgresNode } from '../../../src/databases/postgres/postgres.js';
 import type { CommitRule } from '../../../src/index.js';
-import { binDirOf, gid, remove, Server, scratch, uid } from './support.js';
+import { binDirOf, gid, remove, Server, scratch, uid, until } from './support.js';
 
 /** Servers and nodes of one test: a primary server, its node `a`, and what is added. */
 export interface Scene {
@@ -40,7 +40,7 @@ export function nodeOptions(dir: string, nodeId: string): PostgresOptions {
 
 export async function scene(
   major: number,
-  options: { commitRule?: CommitRule; serveA?: boolean; sync?: string } = {},
+  options: { commitRule?: CommitRule; onA?: Partial<PostgresOptions>; timeline?: number } = {},
 ): Promise<Scene> {
   const bin = binDirOf(major);
   if (!bin) throw new Error(`PostgreSQL ${major} is not on this host`);
@@ -51,10 +51,22 @@ export async function scene(
   servers.push(primary);
   await primary.init({ synchronous_standby_names: 'walship', synchronous_commit: 'local' });
   await primary.start();
+  for (let timeline = 1; timeline < (options.timeline ?? 1); timeline++) {
+    await primary.stop('fast');
+    await primary.follow('');
+    await primary.start();
+    await primary.promote();
+    // WAL from here on is of the new timeline alone.
+    await primary.sql('select pg_switch_wal()');
+    await primary.sql('checkpoint');
+  }
+  await primary.configure({ synchronous_standby_names: 'walship' });
+  await primary.reload();
   await primary.sql('create table mark (n int)');
   const a = await openPostgres({
     ...nodeOptions(dir, 'a'),
     ...(options.commitRule && { commitRule: options.commitRule }),
+    ...options.onA,
     server: { conninfo: primary.conninfo },
   });
   nodes.push(a);
@@ -89,6 +101,11 @@ export async function scene(
       return made;
     },
   };
+}
+
+/** Until then a node refuses the clients of its walsender. */
+export async function hasWal(node: PostgresNode): Promise<void> {
+  await until('the node has WAL', () => node.status().postgres.sender?.systemId !== undefined);
 }
 
 export async function cleanUp(scene: Scene | undefined): Promise<void> {
