@@ -42,6 +42,7 @@ void Session::run() {
     const std::lock_guard lock(shared_.appliedMutex);
     shared_.applied.erase(this);
   }
+  setHorizon({});
   ended_.store(true, std::memory_order_release);
 }
 

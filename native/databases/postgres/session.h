@@ -28,6 +28,8 @@ struct SenderShared {
   std::atomic<uint64_t> refused{0};
   std::mutex appliedMutex;
   std::map<const void*, uint64_t> applied;  // by session
+  std::mutex horizonMutex;
+  std::map<const void*, Horizon> horizons;   // by session
 };
 
 constexpr uint32_t kWalsendersMax = 64;
@@ -133,6 +135,7 @@ class Session final {
   Outcome takeReply(const Message& message);
   void sendKeepAlive(bool replyWanted);
   void setApplied(uint64_t lsn);
+  void setHorizon(const Horizon& horizon);
   Outcome sleep(uint32_t timeoutMs);
 
   Engine& engine_;

@@ -169,8 +169,10 @@ void Session::sendKeepAlive(bool replyWanted) {
 Session::Outcome Session::takeReply(const Message& message) {
   auto parsed = parseStandbyMessage(message.body);
   if (!parsed) return fatal("08P01", parsed.error().message);
-  // What the oldest snapshot on the standby needs is the primary's to know; no position moves.
-  if (std::holds_alternative<HotStandbyFeedback>(parsed.value())) return {};
+  if (const auto* feedback = std::get_if<HotStandbyFeedback>(&parsed.value())) {
+    setHorizon(horizonOf(*feedback));
+    return {};
+  }
   const StandbyStatus& reply = std::get<StandbyStatus>(parsed.value());
   {
     const std::lock_guard lock(statusMutex_);
@@ -182,6 +184,21 @@ Session::Outcome Session::takeReply(const Message& message) {
   if (reply.applied != 0) setApplied(reply.applied);
   if (reply.replyWanted) sendKeepAlive(false);
   return {};
+}
+
+// What the oldest snapshots on the standbys need is for the primary's server to know: it travels up the tree.
+void Session::setHorizon(const Horizon& horizon) {
+  const std::lock_guard lock(shared_.horizonMutex);
+  const auto said = shared_.horizons.find(this);
+  if (said == shared_.horizons.end() ? horizon == Horizon{} : horizon == said->second) return;
+  if (horizon == Horizon{}) {
+    shared_.horizons.erase(said);
+  } else {
+    shared_.horizons[this] = horizon;
+  }
+  Horizon all;
+  for (const auto& [session, each] : shared_.horizons) all.include(each);
+  engine_.pump().setHorizon(all);
 }
 
 // The node has applied what every standby here has.

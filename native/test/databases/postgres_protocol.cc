@@ -101,6 +101,15 @@ TEST_CASE("postgres: messages of the stream come back as they went out") {
   CHECK(!parseServerMessage(bytesIn("x")));
 }
 
+TEST_CASE("postgres: what a standby needs, in one number") {
+  const HotStandbyFeedback feedback{0, 700, 3, 0, 3};
+  CHECK(horizonOf(feedback) == Horizon{(3ull << 32) + 700, 0});
+  const HotStandbyFeedback back = feedbackOf(horizonOf(feedback));
+  CHECK((back.xmin == 700 && back.xminEpoch == 3 && back.catalogXmin == 0));
+  CHECK(horizonOf({0, 2, 9, 1, 9}) == Horizon{});  // no transaction at all
+  CHECK(horizonOf(feedbackOf({})) == Horizon{});
+}
+
 TEST_CASE("postgres: start-up packets") {
   using namespace std::string_literals;
   const uint32_t version = 3u << 16;

@@ -62,6 +62,33 @@ TEST_CASE("engine: the commit rule counts cascaded nodes, and commits wait witho
   CHECK(within(5000, [&] { return leaf->counters()[kCommittedLsn].load() >= end; }));
 }
 
+TEST_CASE("engine: what readers anywhere need is known at the top, as long as they are there") {
+  const TemporaryDirectory directory;
+  auto primary = open(settingsOf(directory, "a"));
+  auto middle = open(settingsOf(directory, "b"));
+  auto leaf = open(settingsOf(directory, "c"));
+  REQUIRE(primary->promote(0));
+  follow(*middle, *primary);
+  follow(*leaf, *middle);
+  const auto shown = [&](const Horizon& horizon) {
+    return within(5000, [&] { return primary->pump().shownHorizon() == horizon; });
+  };
+  leaf->pump().setHorizon({700, 0});
+  CHECK(shown({700, 0}));
+  middle->pump().setHorizon({900, 60});
+  CHECK(shown({700, 60}));
+  primary->pump().setHorizon({500, 0});
+  CHECK(shown({500, 60}));
+  primary->pump().setHorizon({});
+  REQUIRE(leaf->follow(std::nullopt));
+  CHECK(shown({900, 60}));
+  follow(*leaf, *middle);
+  CHECK(shown({700, 60}));
+  middle->pump().setHorizon({});
+  leaf.reset();
+  CHECK(shown({}));
+}
+
 namespace {
 
 // `old` and `leaf` go on alone in epoch 1 while `next` takes over in epoch 2, and then follows it.

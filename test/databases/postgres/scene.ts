@@ -17,7 +17,7 @@ export interface Scene {
   /** A node that follows another; it serves on the port 6000 + its number. */
   follow(name: string, upstream: PostgresNode, options?: Partial<PostgresOptions>): Promise<PostgresNode>;
   /** A standby server that follows a node's walsender. */
-  standby(name: string, node: string): Promise<Server>;
+  standby(name: string, node: string, settings?: Record<string, string>): Promise<Server>;
   folder(name: string): Promise<string>;
 }
 
@@ -40,7 +40,7 @@ export function nodeOptions(dir: string, nodeId: string): PostgresOptions {
 
 export async function scene(
   major: number,
-  options: { commitRule?: CommitRule; onA?: Partial<PostgresOptions>; timeline?: number } = {},
+  options: { commitRule?: CommitRule; statusMs?: number; timeline?: number } = {},
 ): Promise<Scene> {
   const bin = binDirOf(major);
   if (!bin) throw new Error(`PostgreSQL ${major} is not on this host`);
@@ -66,8 +66,7 @@ export async function scene(
   const a = await openPostgres({
     ...nodeOptions(dir, 'a'),
     ...(options.commitRule && { commitRule: options.commitRule }),
-    ...options.onA,
-    server: { conninfo: primary.conninfo },
+    server: { conninfo: primary.conninfo, ...(options.statusMs && { statusMs: options.statusMs }) },
   });
   nodes.push(a);
   return {
@@ -85,11 +84,11 @@ export async function scene(
       nodes.push(node);
       return node;
     },
-    async standby(name, node) {
+    async standby(name, node, settings = {}) {
       const server = await Server.create(dir, name, bin);
       servers.push(server);
       // For when it is promoted. To set it only then would be too late: a reload takes effect when it does.
-      const synchronous = { synchronous_standby_names: 'walship' };
+      const synchronous = { synchronous_standby_names: 'walship', ...settings };
       await server.cloneFrom(primary, `host=${dir} port=${portOf(node)} user=postgres`, synchronous);
       await server.start();
       return server;
