@@ -1,9 +1,15 @@
 // What a session answers to commands.
+#include <poll.h>
+
+#include "base/clock.h"
 #include "databases/postgres/session.h"
 
 namespace walship::postgres {
 
 namespace {
+
+constexpr uint64_t kMs = 1'000'000;
+constexpr int kLookMs = 10;
 
 std::string readerName(const std::string& slot) { return "postgres:" + slot; }
 
@@ -171,6 +177,16 @@ Session::Outcome Session::run(const DropSlot& command) {
   return {};
 }
 
+// A base backup begins where the server is now, which may be a moment ahead of the log: what it needs is about to come.
+Result<uint64_t> Session::sendableAt(uint64_t lsn) {
+  const uint64_t deadlineNs = monotonicNs() + settings_.connectTimeoutMs * kMs;
+  while (sendable() < lsn && shared_.backups.load() > 0 && monotonicNs() < deadlineNs) {
+    pollfd waited{cancel_.fd(), POLLIN, 0};
+    if (::poll(&waited, 1, kLookMs) > 0) return makeError("WALSHIP_ERR_CLOSED", "the walsender is stopping");
+  }
+  return sendable();
+}
+
 Session::Outcome Session::run(const StartReplication& command) {
   auto known = identity();
   if (!known) return known.error();
@@ -178,7 +194,9 @@ Session::Outcome Session::run(const StartReplication& command) {
     refuse("42704", "replication slot \"" + *command.slot + "\" does not exist");
     return {};
   }
-  const uint64_t end = sendable();
+  auto sendableNow = sendableAt(command.lsn);
+  if (!sendableNow) return sendableNow.error();
+  const uint64_t end = sendableNow.value();
   if (command.lsn > end) {
     refuse("XX000", "requested starting point " + formatLsn(command.lsn) +
                         " is ahead of the WAL flush position of this server " + formatLsn(end));

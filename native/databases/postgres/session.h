@@ -25,6 +25,7 @@ struct SenderShared {
   std::optional<TlsContext> tls;
   std::atomic<uint32_t> walsenders{0};
   std::atomic<uint32_t> ordinary{0};
+  std::atomic<uint32_t> backups{0};          // under way
   std::atomic<uint64_t> refused{0};
   std::mutex appliedMutex;
   std::map<const void*, uint64_t> applied;  // by session
@@ -125,6 +126,7 @@ class Session final {
   Outcome relay(int server, Buffer toServer, AnswerBounds* answer);
 
   uint64_t sendable() const;
+  Result<uint64_t> sendableAt(uint64_t lsn);
   Result<WalIdentity> identity();
   std::optional<uint64_t> slotLsn(const std::string& slot) const;
   // To the end of the timeline, if it has one, or until the client has had enough.

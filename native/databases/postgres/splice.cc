@@ -84,7 +84,10 @@ Session::Outcome Session::relay(int server, Buffer toServer, AnswerBounds* answe
   bool clientEnded = false;
   bool serverEnded = false;
   for (;;) {
-    if (auto sent = trySend(); !sent) return sent.error();
+    if (auto sent = trySend(); !sent) {
+      if (toServer.empty()) return sent.error();
+      clientEnded = true;  // what it said before it left is still to be done
+    }
     while (taken < toServer.size()) {
       const ssize_t sent = ::send(server, toServer.data() + taken, toServer.size() - taken, MSG_NOSIGNAL | MSG_DONTWAIT);
       if (sent < 0 && later()) break;
@@ -99,9 +102,9 @@ Session::Outcome Session::relay(int server, Buffer toServer, AnswerBounds* answe
     if (!unsent() && serverEnded) return makeError("WALSHIP_ERR_POSTGRES_CONNECT", "the server closed the connection");
     if (clientEnded && toServer.empty()) return makeError(kClosed, "the client closed the connection");
 
-    const bool fromClient = answer == nullptr && toServer.empty();
+    const bool fromClient = answer == nullptr && toServer.empty() && !clientEnded;
     const bool fromServer = !serverEnded && !unsent() && !clientEnded;
-    short clientEvents = unsent() ? POLLOUT : 0;
+    short clientEvents = unsent() && !clientEnded ? POLLOUT : 0;
     if (fromClient) clientEvents |= POLLIN;
     if (answer != nullptr) clientEvents |= POLLRDHUP;
     const auto serverEvents = static_cast<short>((fromServer ? POLLIN : 0) | (toServer.empty() ? 0 : POLLOUT));
@@ -170,6 +173,8 @@ Session::Outcome Session::run(const BaseBackup& command) {
   }
   Buffer query;
   putQuery(query, command.text);
+  Seat underWay;
+  underWay.take(shared_.backups, UINT32_MAX);
   AnswerBounds answer;
   auto done = relay(server.value().socket(), std::move(query), &answer);
   if (done) {
