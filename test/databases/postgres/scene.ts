@@ -53,15 +53,13 @@ export async function scene(
   await primary.start();
   for (let timeline = 1; timeline < (options.timeline ?? 1); timeline++) {
     await primary.stop('fast');
-    await primary.follow('');
+    await primary.follow('', { synchronous_standby_names: 'walship' });
     await primary.start();
     await primary.promote();
     // WAL from here on is of the new timeline alone.
     await primary.sql('select pg_switch_wal()');
     await primary.sql('checkpoint');
   }
-  await primary.configure({ synchronous_standby_names: 'walship' });
-  await primary.reload();
   await primary.sql('create table mark (n int)');
   const a = await openPostgres({
     ...nodeOptions(dir, 'a'),
