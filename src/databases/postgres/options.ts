@@ -10,6 +10,7 @@ import {
   type SenderSettings,
   senderSettings,
   serveSchema,
+  serveTableSchema,
 } from './serve.js';
 
 /** The primary's server, and how walship is its standby. */
@@ -95,7 +96,7 @@ export const postgresSchema = z.strictObject({
       silenceMs: ms(100, 3_600_000).optional(),
     })
     .optional(),
-  serve: serveSchema.optional(),
+  serve: serveTableSchema.optional(),
   manage: z
     .strictObject({
       dataDir: z.string().min(1),
@@ -107,6 +108,7 @@ export const postgresSchema = z.strictObject({
     })
     .optional(),
 });
+const partsSchema = postgresSchema.extend({ serve: serveSchema.optional() });
 const epochSchema = z.object({ epoch: z.bigint().min(1n).optional() });
 
 /** The servers beside a node. */
@@ -182,7 +184,7 @@ export function split(options: PostgresOptions): PostgresSettings & { readonly e
   const engine: EngineOptions = { ...rest, applied: 'manual' };
   const parts = { server, serve, manage };
   const problems = [
-    ...[postgresSchema.safeParse(parts), epochSchema.safeParse({ epoch })].flatMap(({ error }) =>
+    ...[partsSchema.safeParse(parts), epochSchema.safeParse({ epoch })].flatMap(({ error }) =>
       error ? problemsOf(error) : [],
     ),
     ...engineProblems(engine),

@@ -109,38 +109,48 @@ const role = z
     context.issues.push({ code: 'custom', message, input: context.value, path: [] });
   });
 
-export const serveSchema = z
-  .strictObject({
-    directory: z.string().min(1).max(90, 'is too long for the name of a socket'),
-    port: port.optional(),
-    users: z.array(z.string().min(1)).optional(),
-    listen: address.optional(),
-    roles: z.array(role).optional(),
-    tls: z.strictObject({ certFile: path, keyFile: path, required: z.boolean().optional() }).optional(),
-    server: z.string().optional(),
-    ordinary: z
-      .strictObject({
-        host: z.string().min(1),
-        port: port.optional(),
-        sessionsMax: z.number().int().min(1).max(10_000).optional(),
-      })
-      .optional(),
-    sendAt: z.enum(['flushed', 'received']).optional(),
-    standby: z.string().min(1).max(63).optional(),
-    silenceMs: ms.optional(),
-    connectTimeoutMs: ms.optional(),
-  })
-  .check((context) => {
-    const { listen, roles, tls } = context.value;
-    const problem = (message: string, ...path: string[]) =>
-      context.issues.push({ code: 'custom', message, input: context.value, path });
-    if (listen !== undefined && !roles?.length)
-      problem('without roles nobody could connect: name some, or leave it out', 'listen');
-    if (listen === undefined && roles !== undefined) problem('belong to listen', 'roles');
-    if (listen === undefined && tls !== undefined) problem('belongs to listen', 'tls');
-    const names = roles?.map(({ name }) => name) ?? [];
-    if (new Set(names).size < names.length) problem('name one twice', 'roles');
-  });
+const serveFields = z.strictObject({
+  directory: z.string().min(1).max(90, 'is too long for the name of a socket'),
+  port: port.optional(),
+  users: z.array(z.string().min(1)).optional(),
+  listen: address.optional(),
+  roles: z.array(role).optional(),
+  tls: z.strictObject({ certFile: path, keyFile: path, required: z.boolean().optional() }).optional(),
+  server: z.string().optional(),
+  ordinary: z
+    .strictObject({
+      host: z.string().min(1),
+      port: port.optional(),
+      sessionsMax: z.number().int().min(1).max(10_000).optional(),
+    })
+    .optional(),
+  sendAt: z.enum(['flushed', 'received']).optional(),
+  standby: z.string().min(1).max(63).optional(),
+  silenceMs: ms.optional(),
+  connectTimeoutMs: ms.optional(),
+});
+
+/** What a configuration file may say of it. */
+export const serveTableSchema = serveFields.pick({
+  directory: true,
+  port: true,
+  users: true,
+  sendAt: true,
+  standby: true,
+  silenceMs: true,
+});
+
+export const serveSchema = serveFields.check((context) => {
+  const { listen, roles, tls } = context.value;
+  const problem = (message: string, ...path: string[]) =>
+    context.issues.push({ code: 'custom', message, input: context.value, path });
+  if (listen !== undefined && !roles?.length)
+    problem('without roles nobody could connect: name some, or leave it out', 'listen');
+  if (listen === undefined && roles !== undefined) problem('belong to listen', 'roles');
+  if (listen === undefined && tls !== undefined) problem('belongs to listen', 'tls');
+  const names = roles?.map(({ name }) => name) ?? [];
+  if (new Set(names).size < names.length) problem('name one twice', 'roles');
+});
 
 /** What a server keeps of a password. */
 export function verifierOf(password: string, salt = randomBytes(16), iterations = 4096): string {
