@@ -43,7 +43,7 @@
           "cflags_cc": ["-isystem", "<(sqlite_dir)"],
         }],
       ],
-      # HMAC and SHA-256 come out of the node binary; libibverbs is opened at run time.
+      # HMAC, SHA-256 and TLS come out of the node binary; libibverbs is opened at run time.
       "libraries": ["-ldl", "-lpthread"],
     }
   ],

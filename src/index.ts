@@ -13,8 +13,14 @@ export type {
   PostgresSenderStatus,
   PostgresSession,
 } from './databases/postgres/native.js';
-export type { PostgresOptions, PostgresServe, PostgresServer } from './databases/postgres/options.js';
+export type { PostgresOptions, PostgresServer } from './databases/postgres/options.js';
 export { openPostgres, PostgresNode, type PostgresStatus } from './databases/postgres/postgres.js';
+export type {
+  PostgresOrdinary,
+  PostgresRole,
+  PostgresServe,
+  PostgresTls,
+} from './databases/postgres/serve.js';
 export {
   type CheckedDatabase,
   checkDatabase,

@@ -95,6 +95,8 @@ Napi::Object statusOf(Napi::Env env, const postgres::SenderStatus& status) {
     out.Set("majorVersion", status.identity->majorVersion());
     out.Set("segmentBytes", status.identity->segmentBytes);
   }
+  if (!status.listen.empty()) out.Set("listen", status.listen);
+  out.Set("ordinary", status.ordinary);
   out.Set("refused", plain(status.refused));
   Napi::Array sessions = Napi::Array::New(env);
   for (const postgres::SessionStatus& each : status.sessions) {
@@ -198,6 +200,25 @@ Napi::Value openPostgresSender(const Napi::CallbackInfo& info) {
   settings.sendAt = text(from, "sendAt") == "received" ? postgres::SendAt::received : postgres::SendAt::flushed;
   settings.standbyName = text(from, "standbyName");
   settings.silenceMs = number(from, "silenceMs");
+  settings.connectTimeoutMs = number(from, "connectTimeoutMs");
+  settings.server = text(from, "server");
+  if (from.Get("ordinary").IsObject()) {
+    const auto ordinary = from.Get("ordinary").As<Napi::Object>();
+    settings.ordinary = {text(ordinary, "host"), static_cast<uint16_t>(number(ordinary, "port")), number(ordinary, "sessionsMax")};
+  }
+  if (from.Get("listen").IsObject()) {
+    const auto address = from.Get("listen").As<Napi::Object>();
+    settings.listen = {text(address, "host"), static_cast<uint16_t>(number(address, "port"))};
+  }
+  const auto roles = from.Get("roles").As<Napi::Array>();
+  for (uint32_t i = 0; i < roles.Length(); ++i) {
+    const auto role = roles.Get(i).As<Napi::Object>();
+    settings.roles.push_back({text(role, "name"), text(role, "verifier")});
+  }
+  if (from.Get("tls").IsObject()) {
+    const auto tls = from.Get("tls").As<Napi::Object>();
+    settings.tls = {text(tls, "certFile"), text(tls, "keyFile"), tls.Get("required").ToBoolean().Value()};
+  }
   return open<Sender>(
       info, [settings](Engine& engine) { return Sender::open(engine, settings); },
       [](Napi::Env env, const Shared<Sender>& shared) -> Napi::Value {

@@ -107,6 +107,16 @@ bool Pump::setApplied(uint64_t lsn, uint64_t cuts) {
   return true;
 }
 
+void Pump::setHorizon(const Horizon& horizon) {
+  post([this, horizon] { ownHorizon_ = horizon; });
+}
+
+Horizon Pump::horizon() const {
+  Horizon all = tree_.horizon();
+  all.include(ownHorizon_);
+  return all;
+}
+
 uint64_t Pump::appliedLsn() const {
   const uint64_t flushed = store_.flushedLsn();
   return settings_.appliedByHand ? std::min(applied_.load(std::memory_order_acquire), flushed) : flushed;

@@ -54,6 +54,10 @@ class Pump final : public SessionHost {
   // For whoever applies what it reads from the log: `cuts()` was `cuts` when it began to read. false, and nothing is
   // said: the log was cut since, and what was applied may not be in it any more.
   bool setApplied(uint64_t lsn, uint64_t cuts);
+  // What the readers of what is applied here may still have to see.
+  void setHorizon(const Horizon& horizon);
+  // The same of this node and all below it, as it was a heartbeat ago at most.
+  Horizon shownHorizon() const { return {horizonRows_.load(), horizonCatalog_.load()}; }
   // This primary's lease is over: nothing is committed until it is renewed.
   bool leaseLost() const { return leaseLost_.load(std::memory_order_acquire); }
   // How often the log was cut back: odd while it is being cut.
@@ -108,6 +112,7 @@ class Pump final : public SessionHost {
   uint64_t protectedLsn() const override { return protected_; }
   bool discardCommitted() const override { return discardCommitted_; }
   uint64_t appliedLsn() const override;
+  Horizon horizon() const override;
   CommitLevel awaitedLevel() const override { return primary_ ? rule_.level : heardAwaited_; }
   void requestLoad(uint64_t page) override { hooks_.requestLoad(page); }
   void upstreamSpoke(uint64_t nowNs) override { counters_[kUpstreamHeardNs].store(nowNs, std::memory_order_relaxed); }
@@ -178,6 +183,7 @@ class Pump final : public SessionHost {
   uint64_t upstreamSinceNs_ = 0;
   uint64_t committed_ = 0;
   uint64_t protected_ = 0;
+  Horizon ownHorizon_;
 
   uint64_t seenReceived_ = 0;
   uint64_t seenFlushed_ = 0;
@@ -199,6 +205,8 @@ class Pump final : public SessionHost {
   std::atomic<uint64_t> applied_{0};
   std::mutex appliedMutex_;         // so that no position from before a cut is said after it
   std::atomic<uint64_t> cuts_{0};
+  std::atomic<uint64_t> horizonRows_{0};
+  std::atomic<uint64_t> horizonCatalog_{0};
   std::atomic<bool> stopping_{false};
   std::array<std::atomic<uint64_t>, 4> proven_{};  // by CommitLevel
   std::mutex observerMutex_;

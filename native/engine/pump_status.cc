@@ -35,6 +35,9 @@ void Pump::tick(uint64_t nowNs) {
     watchRule(nowNs);
     static_cast<void>(leaseHolds());  // its end is told even when nothing waits for a commit
   }
+  const Horizon horizonNow = horizon();
+  horizonRows_.store(horizonNow.rows);
+  horizonCatalog_.store(horizonNow.catalog);
   renewSnapshot(nowNs);
   releaseWriters();
 }

@@ -81,6 +81,8 @@ void DownstreamSession::onMessage(Bytes bytes) {
     }
   } else if (auto* ack = std::get_if<Ack>(&message); ack != nullptr && state_ == State::streaming) {
     take(*ack);
+  } else if (auto* horizon = std::get_if<Horizon>(&message); horizon != nullptr && state_ == State::streaming) {
+    host_.tree().setHorizon(*horizon, this);
   } else if (auto* describe = std::get_if<Describe>(&message); describe != nullptr && state_ == State::streaming) {
     if (describe->nodeKey == host_.nodeKey() || !host_.tree().describe(*describe, this)) {
       end(makeError("WALSHIP_ERR_NODE", "node '" + describe->node + "' below '" + node_ +

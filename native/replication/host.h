@@ -29,6 +29,7 @@ class SessionHost {
   virtual uint64_t protectedLsn() const = 0;  // committed by a synchronous rule: the log is never cut below
   virtual bool discardCommitted() const = 0;  // but an operator has said that it may be, this once
   virtual uint64_t appliedLsn() const = 0;
+  virtual Horizon horizon() const = 0;        // of this node's readers and of those below it
   virtual CommitLevel awaitedLevel() const = 0;  // of the primary's commit rule, as far as known here
   // Has the page read into the arena; every session's onPage() is called when it is there or cannot be had.
   virtual void requestLoad(uint64_t page) = 0;

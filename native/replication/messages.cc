@@ -4,7 +4,7 @@ namespace walship {
 
 namespace {
 
-enum MessageType : uint8_t { kOffer = 1, kAnswer = 2, kGrants = 3, kAck = 4, kDescribe = 5, kHeartbeat = 6 };
+enum MessageType : uint8_t { kOffer = 1, kAnswer = 2, kGrants = 3, kAck = 4, kDescribe = 5, kHeartbeat = 6, kHorizon = 7 };
 
 Buffer begin(MessageType type) {
   Buffer out;
@@ -110,6 +110,8 @@ bool take(WireReader& reader, Heartbeat& heartbeat) {
   return heartbeat.awaited <= CommitLevel::applied;
 }
 
+bool take(WireReader& reader, Horizon& horizon) { return reader.take(horizon.rows) && reader.take(horizon.catalog); }
+
 Error malformed(const std::string& what) {
   return makeError("WALSHIP_ERR_LINK_PROTOCOL", "the peer sent a malformed message (" + what + ")");
 }
@@ -201,6 +203,13 @@ Buffer encode(const Heartbeat& heartbeat) {
   return out;
 }
 
+Buffer encode(const Horizon& horizon) {
+  Buffer out = begin(kHorizon);
+  putValue(out, horizon.rows);
+  putValue(out, horizon.catalog);
+  return out;
+}
+
 Result<Message> decodeMessage(Bytes bytes) {
   WireReader reader(bytes);
   uint8_t type = 0;
@@ -212,6 +221,7 @@ Result<Message> decodeMessage(Bytes bytes) {
     case kAck: return decodeAs<Ack>(reader, "ack");
     case kDescribe: return decodeAs<Describe>(reader, "describe");
     case kHeartbeat: return decodeAs<Heartbeat>(reader, "heartbeat");
+    case kHorizon: return decodeAs<Horizon>(reader, "horizon");
     default: return malformed("type " + std::to_string(type));
   }
 }

@@ -6,6 +6,7 @@
 //   downstream → upstream   Grants     pages of mine that you may write into
 //   downstream → upstream   Ack        positions of me and of everything below me
 //   downstream → upstream   Describe   who a node of my subtree is (once per node, before its first Ack)
+//   downstream → upstream   Horizon    what readers of my subtree may still have to see, when it changes
 //   upstream → downstream   Heartbeat  epoch and where it began, tail, commit position, time
 #pragma once
 
@@ -84,6 +85,20 @@ struct Describe {
   std::string remote;
 };
 
+// The oldest transactions whose effects somebody may still have to see, as the database that is shipped numbers them; 0:
+// none. Nobody needs anything older than the older of two.
+struct Horizon {
+  uint64_t rows = 0;
+  uint64_t catalog = 0;
+  bool operator==(const Horizon&) const = default;
+
+  void include(const Horizon& other) {
+    const auto older = [](uint64_t one, uint64_t two) { return one == 0 || two == 0 ? std::max(one, two) : std::min(one, two); };
+    rows = older(rows, other.rows);
+    catalog = older(catalog, other.catalog);
+  }
+};
+
 enum class CommitLevel : uint8_t { async, received, flushed, applied };
 
 struct Heartbeat {
@@ -102,8 +117,9 @@ Buffer encode(const std::vector<Grant>& grants);
 Buffer encode(const Ack& ack);
 Buffer encode(const Describe& describe);
 Buffer encode(const Heartbeat& heartbeat);
+Buffer encode(const Horizon& horizon);
 
-using Message = std::variant<Offer, Answer, std::vector<Grant>, Ack, Describe, Heartbeat>;
+using Message = std::variant<Offer, Answer, std::vector<Grant>, Ack, Describe, Heartbeat, Horizon>;
 Result<Message> decodeMessage(Bytes bytes);
 
 }  // namespace walship

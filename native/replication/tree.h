@@ -61,6 +61,13 @@ class Tree {
   }
   void dropVia(const void* via) {
     if (std::erase_if(nodes_, [&](const auto& item) { return item.second.via == via; }) > 0) ++version_;
+    horizons_.erase(via);
+  }
+  void setHorizon(const Horizon& horizon, const void* via) { horizons_[via] = horizon; }
+  Horizon horizon() const {
+    Horizon all;
+    for (const auto& [via, horizon] : horizons_) all.include(horizon);
+    return all;
   }
 
   std::map<uint64_t, TreeNode>& nodes() { return nodes_; }
@@ -81,6 +88,7 @@ class Tree {
 
  private:
   std::map<uint64_t, TreeNode> nodes_;
+  std::map<const void*, Horizon> horizons_;  // by session
   uint64_t version_ = 1;
   bool moved_ = false;
 };

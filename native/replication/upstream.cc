@@ -322,6 +322,10 @@ void UpstreamSession::acknowledge(uint64_t nowNs) {
     say(encode(Describe{host_.nodeKey(), keyOf(node_), host_.nodeId(), rail.transport, rail.device, rail.local, rail.remote}));
     for (const auto& [key, node] : tree.nodes()) say(encode(node.description));
   }
+  if (const Horizon horizon = host_.horizon(); horizon != horizonSaid_) {
+    horizonSaid_ = horizon;
+    say(encode(horizon));
+  }
   Ack ack;
   ack.echoNs = std::exchange(echoNs_, 0);
   const uint64_t flushed = store.flushedLsn();

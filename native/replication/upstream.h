@@ -73,6 +73,7 @@ class UpstreamSession final : public LinkHandler {
   uint64_t echoNs_ = 0;
   uint64_t heardNs_ = 0;
   uint64_t describedVersion_ = 0;
+  Horizon horizonSaid_;
   std::unique_ptr<Link> link_;   // last: destroyed first
 };
 

@@ -41,7 +41,8 @@ const commitRule = z
     if (nodes && new Set(nodes).size < nodes.length) problem('names a node twice');
   });
 
-const address = z.string().check((context) => {
+/** `host:port` or `[v6]:port`. */
+export const address = z.string().check((context) => {
   try {
     parseAddress(context.value);
   } catch (error) {

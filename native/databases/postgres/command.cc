@@ -206,6 +206,7 @@ Result<Command> parseCommand(std::string_view text) {
     tokens.accept("WAIT");
     return whole(tokens, DropSlot{slot.take()});
   }
+  if (tokens.peek().is("BASE_BACKUP")) return Command(BaseBackup{std::string(text)});
   return Command(ForServer{tokens.peek().value});
 }
 

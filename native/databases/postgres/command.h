@@ -32,14 +32,18 @@ struct ReadSlot {
 struct DropSlot {
   std::string slot;
 };
-// BASE_BACKUP, SQL: what only a real server can answer.
+// Answered by the server beside the node, in the client's own words.
+struct BaseBackup {
+  std::string text;
+};
+// SQL and the rest: what nobody but a server itself can answer.
 struct ForServer {
   std::string word;
 };
 struct Nothing {};
 
 using Command = std::variant<Nothing, IdentifySystem, Show, TimelineHistory, StartReplication, CreateSlot, ReadSlot,
-                             DropSlot, ForServer>;
+                             DropSlot, BaseBackup, ForServer>;
 
 // WALSHIP_ERR_POSTGRES_SYNTAX, with PostgreSQL's words.
 Result<Command> parseCommand(std::string_view text);

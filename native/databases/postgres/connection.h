@@ -40,6 +40,7 @@ class Connection {
   Connection& operator=(Connection&&) noexcept = default;
 
   int socket() const { return libpq().socket(handle_.get()); }
+  bool encrypted() const { return libpq().sslInUse(handle_.get()) != 0 || libpq().gssInUse(handle_.get()) != 0; }
   int serverVersion() const { return libpq().serverVersion(handle_.get()); }
 
   // A command with at most one row as its answer; none: no row. WALSHIP_ERR_POSTGRES_SERVER with the server's words and,

@@ -1,6 +1,7 @@
 #include "databases/postgres/history.h"
 
 #include <charconv>
+#include <mutex>
 
 #include "databases/postgres/wire.h"
 #include "log/files.h"
@@ -67,6 +68,8 @@ Result<std::optional<std::string>> loadHistory(const std::string& dir, uint32_t 
 }
 
 Result<void> storeHistory(const std::string& dir, uint32_t timeline, std::string_view text) {
+  static std::mutex oneAtATime;  // they would share the file beside it
+  const std::lock_guard lock(oneAtATime);
   const std::string path = dir + "/" + historyFileName(timeline);
   const std::string beside = path + ".new";
   {

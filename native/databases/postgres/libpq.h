@@ -1,5 +1,5 @@
 // libpq, opened at run time and never linked: the addon loads on hosts without PostgreSQL and can say what is missing.
-// Its functions are declared here, and so no header of it is needed to build: they are the same since PostgreSQL 9.
+// Its functions are declared here, and so no header of it is needed to build: they are the same since PostgreSQL 12.
 #pragma once
 
 #include <string>
@@ -33,6 +33,8 @@ constexpr int kFieldPrimaryMessage = 'M';
   X(errorMessage, PQerrorMessage, char*, (const PgConnection*))                                             \
   X(socket, PQsocket, int, (const PgConnection*))                                                           \
   X(serverVersion, PQserverVersion, int, (const PgConnection*))                                             \
+  X(sslInUse, PQsslInUse, int, (PgConnection*))                                                             \
+  X(gssInUse, PQgssEncInUse, int, (PgConnection*))                                                          \
   X(finish, PQfinish, void, (PgConnection*))                                                                \
   X(setNonBlocking, PQsetnonblocking, int, (PgConnection*, int))                                            \
   X(sendQuery, PQsendQuery, int, (PgConnection*, const char*))                                              \

@@ -84,9 +84,71 @@ Result<MessageHeader> parseMessageHeader(Bytes fiveBytes) {
   return MessageHeader{static_cast<char>(type), length - 4};
 }
 
+Result<SaslInitial> parseSaslInitial(Bytes body) {
+  BigReader reader(body);
+  SaslInitial initial;
+  uint32_t length = 0;
+  if (!reader.takeString(initial.mechanism) || !reader.take(length)) return malformed("malformed SASL message");
+  const Bytes rest = reader.rest();
+  if (length == UINT32_MAX) length = 0;  // it has nothing to say yet
+  if (rest.size() != length) return malformed("malformed SASL message");
+  initial.response.assign(reinterpret_cast<const char*>(rest.data()), rest.size());
+  return initial;
+}
+
+void putQuery(Buffer& out, std::string_view text) {
+  const Message message(out, 'Q');
+  putString(out, text);
+}
+
+Result<size_t> AnswerBounds::take(Bytes bytes) {
+  size_t taken = 0;
+  while (taken < bytes.size() && !complete_) {
+    if (left_ > 0) {
+      const size_t step = std::min(left_, bytes.size() - taken);
+      left_ -= step;
+      taken += step;
+    } else {
+      header_[headerBytes_++] = bytes[taken++];
+      if (headerBytes_ < kMessageHeaderBytes) continue;
+      BigReader reader(header_);
+      uint8_t type = 0;
+      uint32_t length = 0;
+      static_cast<void>(reader.take(type) && reader.take(length));
+      if (length < 4) {
+        return makeError("WALSHIP_ERR_POSTGRES_PROTOCOL", "the server does not speak PostgreSQL's protocol 3: invalid message length");
+      }
+      type_ = static_cast<char>(type);
+      left_ = length - 4;
+      headerBytes_ = 0;
+    }
+    complete_ = type_ == 'Z' && betweenMessages();
+  }
+  return taken;
+}
+
 void putAuthenticationOk(Buffer& out) {
   const Message message(out, 'R');
   putBig(out, uint32_t{0});
+}
+
+void putSaslMechanisms(Buffer& out, const std::vector<std::string>& mechanisms) {
+  const Message message(out, 'R');
+  putBig(out, uint32_t{10});
+  for (const std::string& each : mechanisms) putString(out, each);
+  out.push_back(std::byte{0});
+}
+
+void putSaslContinue(Buffer& out, std::string_view text) {
+  const Message message(out, 'R');
+  putBig(out, uint32_t{11});
+  putText(out, text);
+}
+
+void putSaslFinal(Buffer& out, std::string_view text) {
+  const Message message(out, 'R');
+  putBig(out, uint32_t{12});
+  putText(out, text);
 }
 
 void putParameter(Buffer& out, std::string_view name, std::string_view value) {

@@ -42,6 +42,36 @@ struct MessageHeader {
 // WALSHIP_ERR_POSTGRES_PROTOCOL.
 Result<MessageHeader> parseMessageHeader(Bytes fiveBytes);
 
+struct SaslInitial {
+  std::string mechanism;
+  std::string response;
+};
+// The body of the client's first message of an authentication. WALSHIP_ERR_POSTGRES_PROTOCOL.
+Result<SaslInitial> parseSaslInitial(Bytes body);
+
+// ---- to a server, and what comes from it ----
+
+void putQuery(Buffer& out, std::string_view text);
+
+// Follows the messages of an answer, however its bytes are cut.
+class AnswerBounds {
+ public:
+  // How many of `bytes` belong to the answer: all, or those up to the end of its ReadyForQuery.
+  // WALSHIP_ERR_POSTGRES_PROTOCOL.
+  Result<size_t> take(Bytes bytes);
+  bool complete() const { return complete_; }
+  // Nothing of a message is missing.
+  bool betweenMessages() const { return headerBytes_ == 0 && left_ == 0; }
+  char lastType() const { return type_; }
+
+ private:
+  std::byte header_[kMessageHeaderBytes]{};
+  size_t headerBytes_ = 0;  // of a header that is not whole
+  size_t left_ = 0;         // of the message's body
+  char type_ = 0;
+  bool complete_ = false;
+};
+
 // ---- to the client ----
 
 struct Column {
@@ -61,6 +91,9 @@ struct Refusal {
 };
 
 void putAuthenticationOk(Buffer& out);
+void putSaslMechanisms(Buffer& out, const std::vector<std::string>& mechanisms);
+void putSaslContinue(Buffer& out, std::string_view message);
+void putSaslFinal(Buffer& out, std::string_view message);
 void putParameter(Buffer& out, std::string_view name, std::string_view value);
 void putBackendKey(Buffer& out, uint32_t process, uint32_t secret);
 void putVersionNegotiation(Buffer& out);

@@ -15,6 +15,7 @@ constexpr uint64_t kMs = 1'000'000;
 constexpr uint64_t kGoodStreamNs = 5'000 * kMs;  // after such a one the next try is made soon
 constexpr auto kBackPressurePause = std::chrono::microseconds(200);
 constexpr size_t kMessagesPerLook = 64;
+constexpr uint64_t kHorizonGrace = 10;  // times statusMs: for a standby that is away for a moment
 
 template <class T>
 std::optional<T> numberIn(const std::optional<std::string>& text) {
@@ -307,6 +308,8 @@ Error Receiver::stream(Server& server, uint32_t timeline) {
     live_ = &connection;
     flushDue_ = broken_ = false;
     sent_.reset();
+    horizonSent_.reset();
+    horizonNs_ = monotonicNs();
     sendStatus(true, false);
   }
   // Nobody else is at the connection any more when this returns.
@@ -348,6 +351,7 @@ Error Receiver::stream(Server& server, uint32_t timeline) {
       }
       if (!asked && silentNs > settings_.silenceMs * kMs / 2) asked = sendStatus(true, true);
       if (elapsedNs(sentNs_, nowNs) > settings_.statusMs * kMs) sendStatus(true, false);
+      sendFeedback(nowNs);
       if (flushDue_) {
         const auto all = connection.flush();
         broken_ |= !all;
@@ -454,6 +458,27 @@ Result<void> Receiver::switchTimeline(const Row& next) {
 
 // ---- the answers ----
 
+void Receiver::send(const Buffer& message) {
+  const bool queued = live_->send(message);
+  const auto all = live_->flush();
+  broken_ |= !queued || !all;
+  flushDue_ = all && !*all;
+  // The thread may be asleep, waiting for input only; and a flush that could not end has perhaps read some of that.
+  if (broken_ || flushDue_) wake_.raise();
+}
+
+// PostgreSQL keeps what a slot needs until it is told otherwise, so that a new connection always tells it.
+void Receiver::sendFeedback(uint64_t nowNs) {
+  const Horizon horizon = engine_.pump().shownHorizon();
+  if (horizon != Horizon{}) horizonNs_ = nowNs;
+  if (horizonSent_ == horizon || broken_) return;
+  if (horizon == Horizon{} && elapsedNs(horizonNs_, nowNs) < kHorizonGrace * settings_.statusMs * kMs) return;
+  Buffer message;
+  encode(message, feedbackOf(horizon));
+  send(message);
+  horizonSent_ = horizon;
+}
+
 bool Receiver::sendStatus(bool force, bool replyWanted) {
   if (live_ == nullptr || broken_) return false;
   Pump& pump = engine_.pump();
@@ -469,12 +494,7 @@ bool Receiver::sendStatus(bool force, bool replyWanted) {
   status.replyWanted = replyWanted;
   Buffer message;
   encode(message, status);
-  const bool queued = live_->send(message);
-  const auto all = live_->flush();
-  broken_ |= !queued || !all;
-  flushDue_ = all && !*all;
-  // The thread may be asleep, waiting for input only; and a flush that could not end has perhaps read some of that.
-  if (broken_ || flushDue_) wake_.raise();
+  send(message);
   sent_ = status;
   sentNs_ = monotonicNs();
   const std::lock_guard lock(statusMutex_);

@@ -92,7 +92,9 @@ class Receiver final {
   uint64_t answerDeadline() const;
 
   // With connectionMutex_.
+  void send(const Buffer& message);
   bool sendStatus(bool force, bool replyWanted);
+  void sendFeedback(uint64_t nowNs);
   void positionsMoved();
   bool serveStatus();
 
@@ -109,6 +111,8 @@ class Receiver final {
   bool broken_ = false;
   std::optional<StandbyStatus> sent_;
   uint64_t sentNs_ = 0;
+  std::optional<Horizon> horizonSent_;
+  uint64_t horizonNs_ = 0;  // when somebody last needed something
   std::atomic<bool> statusDue_{false};
 
   std::optional<WalRecords> records_;

@@ -1,6 +1,9 @@
 #include "databases/postgres/sender.h"
 
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
+#include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -9,7 +12,7 @@ namespace walship::postgres {
 
 namespace {
 
-constexpr size_t kSessionsMax = 64;
+constexpr size_t kStartingMax = 32;  // of those that have not said what they are, or want to cancel
 constexpr int kReapMs = 1000;
 
 Result<Fd> listenOn(const std::string& path) {
@@ -42,16 +45,41 @@ Result<std::unique_ptr<Sender>> Sender::open(Engine& engine, SenderSettings sett
   WALSHIP_ASSERT(engine.settings().appliedByHand);
   auto cancel = Wakeup::create();
   if (!cancel) return cancel.error();
-  auto listening = listenOn(settings.socketPath());
-  if (!listening) return listening.error();
-  std::unique_ptr<Sender> sender(new Sender(engine, std::move(settings), listening.take(), cancel.take()));
+  std::unique_ptr<Sender> sender(new Sender(engine, std::move(settings), cancel.take()));
   Sender& self = *sender;
+  if (auto prepared = self.prepare(); !prepared) return prepared.error();
   self.observer_ = engine.pump().observe([&self] {
     const std::lock_guard lock(self.mutex_);
     for (const Running& running : self.sessions_) running.session->positionsMoved();
   });
   self.thread_ = std::thread([&self] { self.run(); });
   return sender;
+}
+
+Result<void> Sender::prepare() {
+  for (const SenderRole& role : settings_.roles) {
+    auto verifier = parseVerifier(role.verifier);
+    if (!verifier) return makeError(verifier.error().code, "role '" + role.name + "': " + verifier.error().message);
+    shared_.roles[role.name] = verifier.take();
+  }
+  ScramKey& secret = shared_.mockSecret;
+  if (::getrandom(secret.data(), secret.size(), 0) != static_cast<ssize_t>(secret.size())) {
+    return systemError("WALSHIP_ERR_INTERNAL", "no random bytes", errno);
+  }
+  if (settings_.tls) {
+    auto tls = TlsContext::open(settings_.tls->certFile, settings_.tls->keyFile);
+    if (!tls) return tls.error();
+    shared_.tls = tls.take();
+  }
+  if (settings_.listen) {
+    auto listening = listenTcp(*settings_.listen);
+    if (!listening) return listening.error();
+    listeningTcp_ = listening.take();
+  }
+  auto listening = listenOn(settings_.socketPath());
+  if (!listening) return listening.error();
+  listening_ = listening.take();
+  return {};
 }
 
 Sender::~Sender() { stop(); }
@@ -81,29 +109,43 @@ void Sender::reap(bool all) {
 
 void Sender::run() {
   for (;;) {
-    pollfd waited[2] = {{listening_.get(), POLLIN, 0}, {cancel_.fd(), POLLIN, 0}};
-    ::poll(waited, 2, kReapMs);
-    if (waited[1].revents != 0) return;
+    pollfd waited[3] = {{listening_.get(), POLLIN, 0}, {listeningTcp_.get(), POLLIN, 0}, {cancel_.fd(), POLLIN, 0}};
+    ::poll(waited, 3, kReapMs);
+    if (waited[2].revents != 0) return;
     reap(false);
-    Fd socket(::accept4(listening_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-    if (!socket.valid()) continue;
-    auto wake = Wakeup::create();
-    const std::lock_guard lock(mutex_);
-    if (!wake || sessions_.size() >= kSessionsMax) {
-      shared_.refused.fetch_add(1);
-      continue;
-    }
-    Running running;
-    running.session = std::make_unique<Session>(engine_, settings_, shared_, std::move(socket), wake.take());
-    Session& session = *running.session;
-    running.thread = std::thread([&session] { session.run(); });
-    sessions_.push_back(std::move(running));
+    if (waited[0].revents != 0) accept(listening_, false);
+    if (waited[1].revents != 0) accept(listeningTcp_, true);
   }
+}
+
+void Sender::accept(const Fd& listening, bool remote) {
+  Fd socket(::accept4(listening.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+  if (!socket.valid()) return;
+  if (remote) {
+    const int on = 1;
+    ::setsockopt(socket.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    ::setsockopt(socket.get(), SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+  }
+  auto wake = Wakeup::create();
+  const size_t most = kStartingMax + kWalsendersMax + (settings_.ordinary ? settings_.ordinary->sessionsMax : 0);
+  const std::lock_guard lock(mutex_);
+  if (!wake || sessions_.size() >= most) {
+    shared_.refused.fetch_add(1);
+    return;
+  }
+  Running running;
+  running.session =
+      std::make_unique<Session>(engine_, settings_, shared_, cancel_, std::move(socket), remote, wake.take());
+  Session& session = *running.session;
+  running.thread = std::thread([&session] { session.run(); });
+  sessions_.push_back(std::move(running));
 }
 
 SenderStatus Sender::status() {
   SenderStatus status;
   status.socketPath = settings_.socketPath();
+  if (listeningTcp_.valid()) status.listen = formatAddress({settings_.listen->host, localPort(listeningTcp_.get())});
+  status.ordinary = shared_.ordinary.load();
   status.refused = shared_.refused.load();
   {
     const std::lock_guard lock(mutex_);
@@ -120,7 +162,9 @@ SenderStatus Sender::status() {
   const std::lock_guard lock(mutex_);
   identity_ = status.identity;
   for (const Running& running : sessions_) {
-    if (!running.session->ended()) status.sessions.push_back(running.session->status());
+    if (running.session->ended()) continue;
+    SessionStatus session = running.session->status();
+    if (!session.ordinary && !session.user.empty()) status.sessions.push_back(std::move(session));
   }
   return status;
 }

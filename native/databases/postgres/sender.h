@@ -1,5 +1,5 @@
-// Standby's side: a walsender as PostgreSQL's walreceiver, pg_receivewal and another node's receiver expect it, on a
-// unix-domain socket. It serves the engine's log, and tells the engine how far the standby has applied it.
+// Standby's side: a walsender as PostgreSQL's walreceiver, pg_receivewal and pg_basebackup expect it, on a unix-domain
+// socket and, if wanted, on TCP. It serves the engine's log, and tells the engine how far the standby has applied it.
 //
 // Threads: one accepts; one per session, so that a client that reads old WAL from the disk delays no other.
 #pragma once
@@ -14,7 +14,8 @@ namespace walship::postgres {
 
 class Sender final {
  public:
-  // The engine outlives the sender, and has `applied` set by hand. WALSHIP_ERR_LISTEN.
+  // The engine outlives the sender, and has `applied` set by hand. WALSHIP_ERR_LISTEN, WALSHIP_ERR_POSTGRES_TLS,
+  // WALSHIP_ERR_POSTGRES_VERIFIER.
   static Result<std::unique_ptr<Sender>> open(Engine& engine, SenderSettings settings);
   ~Sender();  // stop()
   // Ends every session.
@@ -22,14 +23,17 @@ class Sender final {
   SenderStatus status();
 
  private:
-  Sender(Engine& engine, SenderSettings settings, Fd listening, Wakeup cancel)
-      : engine_(engine), settings_(std::move(settings)), listening_(std::move(listening)), cancel_(std::move(cancel)) {}
+  Sender(Engine& engine, SenderSettings settings, Wakeup cancel)
+      : engine_(engine), settings_(std::move(settings)), cancel_(std::move(cancel)) {}
+  Result<void> prepare();
   void run();
+  void accept(const Fd& listening, bool remote);
   void reap(bool all);
 
   Engine& engine_;
   const SenderSettings settings_;
   Fd listening_;
+  Fd listeningTcp_;  // if wanted
   Wakeup cancel_;
   SenderShared shared_;
   uint64_t observer_ = 0;

@@ -4,63 +4,71 @@
 #include <atomic>
 #include <map>
 #include <mutex>
+#include <set>
 
+#include "databases/postgres/channel.h"
 #include "databases/postgres/command.h"
 #include "databases/postgres/connection.h"
 #include "databases/postgres/protocol.h"
+#include "databases/postgres/scram.h"
+#include "databases/postgres/sender_settings.h"
 #include "databases/postgres/stream.h"
 #include "databases/postgres/timelines.h"
 #include "databases/postgres/wal_cursor.h"
 
 namespace walship::postgres {
 
-enum class SendAt : uint8_t { received, flushed };
-
-struct SenderSettings {
-  std::string directory;               // of the socket, ".s.PGSQL.<port>" in it
-  uint16_t port = 5432;
-  std::vector<std::string> users;      // of the operating system, who may connect; this process's own always may
-  SendAt sendAt = SendAt::flushed;     // what a standby is given: what is durable here, or what has arrived
-  std::string standbyName;             // application_name whose replay position is `applied`; empty: any standby's
-  uint32_t silenceMs = 60'000;         // a client that says nothing for so long is given up
-
-  std::string socketPath() const { return directory + "/.s.PGSQL." + std::to_string(port); }
-};
-
-struct SessionStatus {
-  std::string applicationName;
-  std::string user;
-  bool streaming = false;
-  std::string slot;
-  uint32_t timeline = 0;
-  uint64_t sent = 0;
-  uint64_t written = 0;
-  uint64_t flushed = 0;
-  uint64_t applied = 0;  // 0: it applies nothing
-};
-
-struct SenderStatus {
-  std::string socketPath;
-  std::optional<WalIdentity> identity;  // none: the log is empty
-  std::vector<SessionStatus> sessions;
-  uint64_t refused = 0;
-  std::optional<Error> problem;         // why the log cannot be served
-};
-
 // What the sessions share.
 struct SenderShared {
+  std::map<std::string, ScramVerifier> roles;
+  ScramKey mockSecret{};                     // what the verifiers of unknown roles are made of
+  std::optional<TlsContext> tls;
+  std::atomic<uint32_t> walsenders{0};
+  std::atomic<uint32_t> ordinary{0};
+  std::atomic<uint32_t> backups{0};          // under way
   std::atomic<uint64_t> refused{0};
   std::mutex appliedMutex;
   std::map<const void*, uint64_t> applied;  // by session
+  std::mutex horizonMutex;
+  std::map<const void*, Horizon> horizons;   // by session
+};
+
+constexpr uint32_t kWalsendersMax = 64;
+
+// One of a bounded number of places, as long as it lives.
+class Seat {
+ public:
+  // false: all are taken.
+  bool take(std::atomic<uint32_t>& taken, uint32_t most) {
+    if (taken.fetch_add(1) >= most) {
+      taken.fetch_sub(1);
+      return false;
+    }
+    taken_ = &taken;
+    return true;
+  }
+  Seat() = default;
+  Seat(const Seat&) = delete;
+  Seat& operator=(const Seat&) = delete;
+  ~Seat() {
+    if (taken_ != nullptr) taken_->fetch_sub(1);
+  }
+
+ private:
+  std::atomic<uint32_t>* taken_ = nullptr;
 };
 
 class Session final {
  public:
-  Session(Engine& engine, const SenderSettings& settings, SenderShared& shared, Fd socket, Wakeup wake)
+  // `cancel` is raised for good before stop(). `remote`: who connects proves it by password; else the kernel says who it is.
+  Session(Engine& engine, const SenderSettings& settings, SenderShared& shared, const Wakeup& cancel, Fd socket, bool remote,
+          Wakeup wake)
       : engine_(engine),
         settings_(settings),
         shared_(shared),
-        socket_(std::move(socket)),
+        cancel_(cancel),
+        remote_(remote),
+        channel_(std::move(socket)),
         wake_(std::move(wake)),
         cursor_(engine) {}
   ~Session();
@@ -81,12 +89,18 @@ class Session final {
 
   Outcome serve();
   Result<bool> startUp();
+  Result<bool> begin(const Startup& startup);
+  Result<std::vector<std::byte>> readStartup();
+  Outcome authenticate(const std::string& user);
+  Outcome provePassword(const std::string& user);
   Result<std::string> peerUser();
-  Outcome authenticate();
+  bool encryptable() const { return remote_ && shared_.tls && !channel_.encrypted(); }
   Result<Message> readMessage();
   Result<std::optional<Message>> tryMessage();
   Outcome fill(bool wait);
   Outcome flush();
+  bool unsent() const { return outSent_ < out_.size() || channel_.unsent(); }
+  Result<bool> trySend();
   Outcome fatal(const char* sqlState, const std::string& message, const std::string& hint = {});
   void refuse(const char* sqlState, const std::string& message, const std::string& detail = {},
               const std::string& hint = {});
@@ -100,9 +114,19 @@ class Session final {
   Outcome run(const CreateSlot& command);
   Outcome run(const ReadSlot& command);
   Outcome run(const DropSlot& command);
+  Outcome run(const BaseBackup& command);
   Outcome run(const ForServer& command);
 
+  // What goes to the server beside the node.
+  Outcome splice(const Startup& startup, Bytes packet);
+  Outcome passOnCancel(Bytes packet);
+  Result<Fd> connectOrdinary();
+  Result<Connection> connectServer();
+  Result<void> fetchHistory(uint32_t timeline);
+  Outcome relay(int server, Buffer toServer, AnswerBounds* answer);
+
   uint64_t sendable() const;
+  Result<uint64_t> sendableAt(uint64_t lsn);
   Result<WalIdentity> identity();
   std::optional<uint64_t> slotLsn(const std::string& slot) const;
   // To the end of the timeline, if it has one, or until the client has had enough.
@@ -113,12 +137,15 @@ class Session final {
   Outcome takeReply(const Message& message);
   void sendKeepAlive(bool replyWanted);
   void setApplied(uint64_t lsn);
+  void setHorizon(const Horizon& horizon);
   Outcome sleep(uint32_t timeoutMs);
 
   Engine& engine_;
   const SenderSettings& settings_;
   SenderShared& shared_;
-  Fd socket_;
+  const Wakeup& cancel_;
+  const bool remote_;
+  Channel channel_;
   Wakeup wake_;
   WalCursor cursor_;
   std::atomic<bool> stopping_{false};
@@ -129,8 +156,12 @@ class Session final {
   size_t inTaken_ = 0;
   Buffer out_;                 // not yet sent
   size_t outSent_ = 0;
+  bool answered_ = false;      // the server has said ReadyForQuery itself
+  uint64_t startUpByNs_ = 0;   // 0: it has started up
+  Seat seat_;
   std::optional<WalIdentity> identity_;
-  std::string slot_;
+  std::set<std::string> temporarySlots_;
+  std::string slot_;           // registered: holds the log
   uint64_t next_ = 0;          // LSN to be sent
   uint64_t cuts_ = 0;
   uint32_t timeline_ = 0;      // that is being served

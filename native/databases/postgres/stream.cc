@@ -8,6 +8,7 @@ namespace {
 
 // From 1970-01-01 to 2000-01-01.
 constexpr uint64_t kEpochUs = 946'684'800'000'000;
+constexpr uint32_t kFirstTransaction = 3;  // below are the special ones
 
 Error malformed(const char* from, Bytes message) {
   const auto type = message.empty() ? 0u : std::to_integer<unsigned>(message[0]);
@@ -19,6 +20,19 @@ Error malformed(const char* from, Bytes message) {
 }  // namespace
 
 uint64_t postgresUs() { return wallUs() - kEpochUs; }
+
+Horizon horizonOf(const HotStandbyFeedback& feedback) {
+  const auto full = [](uint32_t epoch, uint32_t xmin) {
+    return xmin < kFirstTransaction ? 0 : uint64_t{epoch} << 32 | xmin;
+  };
+  return {full(feedback.xminEpoch, feedback.xmin), full(feedback.catalogXminEpoch, feedback.catalogXmin)};
+}
+
+HotStandbyFeedback feedbackOf(const Horizon& horizon) {
+  const auto low = [](uint64_t full) { return static_cast<uint32_t>(full); };
+  const auto high = [](uint64_t full) { return static_cast<uint32_t>(full >> 32); };
+  return {postgresUs(), low(horizon.rows), high(horizon.rows), low(horizon.catalog), high(horizon.catalog)};
+}
 
 Result<ServerMessage> parseServerMessage(Bytes message) {
   BigReader reader(message);

@@ -12,6 +12,7 @@
 
 #include "base/result.h"
 #include "databases/postgres/wire.h"
+#include "replication/messages.h"
 
 namespace walship::postgres {
 
@@ -45,6 +46,9 @@ struct HotStandbyFeedback {
   uint32_t catalogXmin = 0;
   uint32_t catalogXminEpoch = 0;
 };
+// Transactions with their epoch in front, so that the older one is the smaller one.
+Horizon horizonOf(const HotStandbyFeedback& feedback);
+HotStandbyFeedback feedbackOf(const Horizon& horizon);
 using StandbyMessage = std::variant<StandbyStatus, HotStandbyFeedback>;
 
 // WALSHIP_ERR_POSTGRES_PROTOCOL: an unknown or truncated message, or one with bytes left over.

@@ -1,7 +1,4 @@
 // The stream of a walsender's session.
-#include <limits.h>
-#include <sys/socket.h>
-
 #include <thread>
 
 #include "base/clock.h"
@@ -44,7 +41,7 @@ Session::Outcome Session::stream(uint64_t start) {
     }
     bool busy = sent.value();
     if (busy) saidNs = nowNs;
-    if (following_ && next_ == following_->lsn && out_.empty()) return endOfTimeline();
+    if (following_ && next_ == following_->lsn && !unsent()) return endOfTimeline();
 
     if (auto filled = fill(false); !filled) return filled;
     for (;;) {
@@ -80,7 +77,7 @@ Session::Outcome Session::stream(uint64_t start) {
     }
     if (elapsedNs(busyNs, nowNs) < spinNs) continue;
     sleeping_.store(true, std::memory_order_seq_cst);
-    const bool more = outSent_ == out_.size() && sendable() > seen;
+    const bool more = !unsent() && sendable() > seen;
     if (!more) {
       if (auto slept = sleep(kIdleMs); !slept) return slept;
     }
@@ -90,15 +87,9 @@ Session::Outcome Session::stream(uint64_t start) {
 
 // true: something went out.
 Result<bool> Session::sendWal() {
-  if (outSent_ < out_.size()) {
-    const ssize_t sent = ::send(socket_.get(), out_.data() + outSent_, out_.size() - outSent_, MSG_NOSIGNAL);
-    if (sent < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR) {
-      return makeError("WALSHIP_ERR_LINK_CLOSED", "the connection to the client is broken");
-    }
-    if (sent > 0) outSent_ += static_cast<size_t>(sent);
-    if (outSent_ < out_.size()) return sent > 0;
-    out_.clear();
-    outSent_ = 0;
+  if (unsent()) {
+    auto sent = trySend();
+    if (!sent || unsent()) return sent;
   }
   const uint64_t limit = following_ ? std::min(sendable(), following_->lsn) : sendable();
   if (next_ >= limit) return false;
@@ -122,10 +113,7 @@ Result<bool> Session::sendWal() {
   encodeHeader(header, {next_, limit, postgresUs(), {}});
   std::vector<iovec>& parts = piece.value().parts;
   parts.insert(parts.begin(), {header.data(), header.size()});
-  msghdr message{};
-  message.msg_iov = parts.data();
-  message.msg_iovlen = std::min<size_t>(parts.size(), IOV_MAX);
-  const ssize_t sent = ::sendmsg(socket_.get(), &message, MSG_NOSIGNAL);
+  const ssize_t sent = channel_.send(parts);
   if (sent < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR) {
     cursor_.release();
     return makeError("WALSHIP_ERR_LINK_CLOSED", "the connection to the client is broken");
@@ -181,8 +169,10 @@ void Session::sendKeepAlive(bool replyWanted) {
 Session::Outcome Session::takeReply(const Message& message) {
   auto parsed = parseStandbyMessage(message.body);
   if (!parsed) return fatal("08P01", parsed.error().message);
-  // What the oldest snapshot on the standby needs is the primary's to know; no position moves.
-  if (std::holds_alternative<HotStandbyFeedback>(parsed.value())) return {};
+  if (const auto* feedback = std::get_if<HotStandbyFeedback>(&parsed.value())) {
+    setHorizon(horizonOf(*feedback));
+    return {};
+  }
   const StandbyStatus& reply = std::get<StandbyStatus>(parsed.value());
   {
     const std::lock_guard lock(statusMutex_);
@@ -194,6 +184,21 @@ Session::Outcome Session::takeReply(const Message& message) {
   if (reply.applied != 0) setApplied(reply.applied);
   if (reply.replyWanted) sendKeepAlive(false);
   return {};
+}
+
+// What the oldest snapshots on the standbys need is for the primary's server to know: it travels up the tree.
+void Session::setHorizon(const Horizon& horizon) {
+  const std::lock_guard lock(shared_.horizonMutex);
+  const auto said = shared_.horizons.find(this);
+  if (said == shared_.horizons.end() ? horizon == Horizon{} : horizon == said->second) return;
+  if (horizon == Horizon{}) {
+    shared_.horizons.erase(said);
+  } else {
+    shared_.horizons[this] = horizon;
+  }
+  Horizon all;
+  for (const auto& [session, each] : shared_.horizons) all.include(each);
+  engine_.pump().setHorizon(all);
 }
 
 // The node has applied what every standby here has.

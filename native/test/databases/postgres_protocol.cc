@@ -57,7 +57,8 @@ TEST_CASE("postgres: replication commands as real clients write them") {
   CHECK(parsed<CreateSlot>("CREATE_REPLICATION_SLOT archive PHYSICAL RESERVE_WAL").reserve);
   CHECK(parsed<ReadSlot>("READ_REPLICATION_SLOT \"x\"").slot == "x");
   CHECK(parsed<DropSlot>("DROP_REPLICATION_SLOT x WAIT").slot == "x");
-  CHECK(parsed<ForServer>("BASE_BACKUP ( LABEL 'a ''b''', PROGRESS)").word == "BASE_BACKUP");
+  const std::string backup = "BASE_BACKUP ( LABEL 'a ''b''', PROGRESS)";
+  CHECK(parsed<BaseBackup>(backup).text == backup);
   CHECK(parsed<ForServer>("SELECT 1").word == "SELECT");
 }
 
@@ -100,6 +101,15 @@ TEST_CASE("postgres: messages of the stream come back as they went out") {
   CHECK(!parseServerMessage(bytesIn("x")));
 }
 
+TEST_CASE("postgres: what a standby needs, in one number") {
+  const HotStandbyFeedback feedback{0, 700, 3, 0, 3};
+  CHECK(horizonOf(feedback) == Horizon{(3ull << 32) + 700, 0});
+  const HotStandbyFeedback back = feedbackOf(horizonOf(feedback));
+  CHECK((back.xmin == 700 && back.xminEpoch == 3 && back.catalogXmin == 0));
+  CHECK(horizonOf({0, 2, 9, 1, 9}) == Horizon{});  // no transaction at all
+  CHECK(horizonOf(feedbackOf({})) == Horizon{});
+}
+
 TEST_CASE("postgres: start-up packets") {
   using namespace std::string_literals;
   const uint32_t version = 3u << 16;
@@ -122,6 +132,48 @@ TEST_CASE("postgres: start-up packets") {
   CHECK(!startupLength(length));
   const std::string tooLong("Q\x7f\xff\xff\xff", 5);
   CHECK(!parseMessageHeader(bytesIn(tooLong)));
+}
+
+TEST_CASE("postgres: the end of a server's answer is found however it is cut") {
+  Buffer answer;
+  putParameter(answer, "Z", "Z");
+  putRow(answer, {{"recptr", kTextType, -1}}, {"Z0/1"});
+  putCopyHeader(answer, 0);
+  putComplete(answer, "SELECT");
+  const size_t ready = answer.size();
+  putReady(answer);
+  const size_t whole = answer.size();
+  putReady(answer);  // of something else
+  for (size_t step = 1; step <= answer.size(); ++step) {
+    AnswerBounds bounds;
+    size_t passed = 0;
+    while (!bounds.complete()) {
+      const size_t cut = std::min(step, answer.size() - passed);
+      const auto taken = bounds.take(Bytes(answer).subspan(passed, cut));
+      REQUIRE(taken);
+      passed += taken.value();
+      if (passed == ready) CHECK((bounds.betweenMessages() && bounds.lastType() == 'C'));
+      if (passed > ready && passed < whole) CHECK(!bounds.betweenMessages());
+    }
+    CHECK(passed == whole);
+  }
+  AnswerBounds bounds;
+  const std::string tooShort("Z\0\0\0\3", 5);
+  CHECK(!bounds.take(bytesIn(tooShort)));
+}
+
+TEST_CASE("postgres: SASL messages") {
+  using namespace std::string_literals;
+  const std::string well = "SCRAM-SHA-256\0\0\0\0\3n,,"s;
+  const auto initial = parseSaslInitial(bytesIn(well));
+  REQUIRE(initial);
+  CHECK(initial.value().mechanism == "SCRAM-SHA-256");
+  CHECK(initial.value().response == "n,,");
+  const std::string silent = "X\0\xff\xff\xff\xff"s;
+  CHECK(parseSaslInitial(bytesIn(silent)).value().response.empty());
+  for (const std::string& wrong : {""s, "X"s, "X\0"s, "X\0\0\0\0\2n"s, "X\0\0\0\0\1nn"s}) {
+    CHECK(!parseSaslInitial(bytesIn(wrong)));
+  }
 }
 
 TEST_CASE("postgres: LSNs, names of files, history files") {

@@ -9,12 +9,7 @@ TEST_CASE("engine: a chain of three holds the same bytes, whatever the arena can
   const TemporaryDirectory directory;
   uint64_t end = 0;
   {
-    auto primary = open(settingsOf(directory, "a"));
-    auto middle = open(settingsOf(directory, "b"));
-    auto leaf = open(settingsOf(directory, "c"));
-    REQUIRE(primary->promote(0));
-    follow(*middle, *primary);
-    follow(*leaf, *middle);
+    auto [primary, middle, leaf] = chain(directory);
     end = appendSome(*primary, 1, 12u << 20);  // four arenas
     CHECK(caughtUp(*middle, end));
     CHECK(caughtUp(*leaf, end));
@@ -60,6 +55,29 @@ TEST_CASE("engine: the commit rule counts cascaded nodes, and commits wait witho
   CHECK(within(5000, [&] { return !primary->pump().snapshot().ruleFailing; }));
   // A standby learns what is committed.
   CHECK(within(5000, [&] { return leaf->counters()[kCommittedLsn].load() >= end; }));
+}
+
+TEST_CASE("engine: what readers anywhere need is known at the top, as long as they are there") {
+  const TemporaryDirectory directory;
+  auto [primary, middle, leaf] = chain(directory);
+  Pump& top = primary->pump();
+  const auto shown = [&top](const Horizon& horizon) {
+    return within(5000, [&] { return top.shownHorizon() == horizon; });
+  };
+  leaf->pump().setHorizon({700, 0});
+  CHECK(shown({700, 0}));
+  middle->pump().setHorizon({900, 60});
+  CHECK(shown({700, 60}));
+  primary->pump().setHorizon({500, 0});
+  CHECK(shown({500, 60}));
+  primary->pump().setHorizon({});
+  REQUIRE(leaf->follow(std::nullopt));
+  CHECK(shown({900, 60}));
+  follow(*leaf, *middle);
+  CHECK(shown({700, 60}));
+  middle->pump().setHorizon({});
+  leaf.reset();
+  CHECK(shown({}));
 }
 
 namespace {
@@ -146,6 +164,8 @@ TEST_CASE("engine: a standby that ends where the trimmed log begins goes on from
     REQUIRE(caughtUp(*standby, end));
   }
   REQUIRE(standby->store().received().page == geometry.segmentPages - 1);
+  // What it said last is where the log is kept from.
+  REQUIRE(within(5000, [&] { return primary->pump().readers()["b"] == end; }));
   REQUIRE(standby->close());
   standby.reset();
   const uint64_t last = appendSome(*primary, 1, 4 * geometry.segmentBytes());

@@ -4,6 +4,7 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <array>
 #include <filesystem>
 #include <fstream>
 #include <random>
@@ -51,6 +52,16 @@ inline std::unique_ptr<Engine> open(EngineSettings settings) {
 
 inline void follow(Engine& standby, const Engine& upstream) {
   REQUIRE(standby.follow(ConnectTarget{{"127.0.0.1", upstream.listenPort()}, "", ""}));
+}
+
+// `a` is the primary, `b` follows it, `c` follows `b`.
+inline std::array<std::unique_ptr<Engine>, 3> chain(const TemporaryDirectory& directory) {
+  std::array<std::unique_ptr<Engine>, 3> nodes{open(settingsOf(directory, "a")), open(settingsOf(directory, "b")),
+                                               open(settingsOf(directory, "c"))};
+  REQUIRE(nodes[0]->promote(0));
+  follow(*nodes[1], *nodes[0]);
+  follow(*nodes[2], *nodes[1]);
+  return nodes;
 }
 
 template <class Condition>

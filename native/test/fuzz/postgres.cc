@@ -3,6 +3,7 @@
 #include "databases/postgres/command.h"
 #include "databases/postgres/history.h"
 #include "databases/postgres/protocol.h"
+#include "databases/postgres/scram.h"
 #include "databases/postgres/stream.h"
 #include "databases/postgres/wal_records.h"
 
@@ -34,13 +35,45 @@ void stream(Bytes bytes) {
   }
 }
 
+// What a client says before it has proved anything. The first byte says how it is cut.
+void scram(std::string_view text) {
+  if (text.empty()) return;
+  const size_t cut = std::min<size_t>(static_cast<unsigned char>(text[0]), text.size());
+  if (const auto verifier = parseVerifier(text)) WALSHIP_ASSERT(verifier.value().iterations > 0);
+  if (const auto bytes = base64Bytes(text)) WALSHIP_ASSERT(base64(*bytes) == text);
+  for (const char* mechanism : {"SCRAM-SHA-256", "SCRAM-SHA-256-PLUS"}) {
+    ScramServer server(mockVerifier("user", {}), true, "nonce", "end point");
+    if (server.begin(mechanism, text.substr(1, cut))) {
+      // Nothing proves the mock verifier.
+      WALSHIP_ASSERT(!server.finish(text.substr(cut)));
+      WALSHIP_ASSERT(!server.finish("c=biws,r=" + std::string(text.substr(cut))));
+    }
+  }
+}
+
+// However an answer is cut, it ends at the same place.
+void answer(Bytes bytes) {
+  AnswerBounds whole;
+  AnswerBounds parts;
+  const auto taken = whole.take(bytes);
+  size_t passed = 0;
+  while (passed < bytes.size() && !parts.complete()) {
+    const auto step = parts.take(bytes.subspan(passed, 1));
+    WALSHIP_ASSERT(step.ok() || !taken.ok());
+    if (!step) return;
+    passed += step.value();
+  }
+  WALSHIP_ASSERT(taken.ok() && passed == taken.value());
+  WALSHIP_ASSERT(whole.complete() == parts.complete() && whole.betweenMessages() == parts.betweenMessages());
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (size == 0) return 0;
   const Bytes bytes(reinterpret_cast<const std::byte*>(data + 1), size - 1);
   const std::string_view text(reinterpret_cast<const char*>(data + 1), size - 1);
-  switch (data[0] % 7) {
+  switch (data[0] % 9) {
     case 0: stream(bytes); break;
     case 1: {
       const auto command = parseCommand(text);
@@ -55,6 +88,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     case 3:
       static_cast<void>(startupLength(bytes));
       static_cast<void>(parseMessageHeader(bytes));
+      static_cast<void>(parseSaslInitial(bytes));
       break;
     case 4:
       if (const auto ends = parseHistory(text); ends && ends.value().size() > 1) {
@@ -76,6 +110,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       }
       break;
     }
+    case 6: scram(text); break;
+    case 7: answer(bytes); break;
     default:
       static_cast<void>(parseSegmentStart(bytes, 0x1000000));
       static_cast<void>(parseWalPageHeader(bytes, 0x1000000));

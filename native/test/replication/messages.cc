@@ -55,7 +55,7 @@ TEST_CASE("messages: every truncation and every appended byte is refused, no fli
   Offer offer{true, {1000, 42, 3, 5, 640}, 4, 900, 1u << 18, 256, {{1, 0}, {3, 512}}};
   for (const Buffer& whole : {encode(offer), encode(Answer{}), encode(Heartbeat{1, 2, 3, 4, 5, 6, CommitLevel::applied}),
                               encode(Describe{1, 2, "n", "tcp", "", "a", "b"}), encode(std::vector<Grant>{{1, 2, 3, {4, 5}}}),
-                              encode(Ack{1, {{2, 1, {3, 2, 1}}}})}) {
+                              encode(Ack{1, {{2, 1, {3, 2, 1}}}}), encode(Horizon{1, 2})}) {
     REQUIRE(decodeMessage(whole));
     for (size_t length = 0; length < whole.size(); ++length) CHECK_FALSE(decodeMessage(Bytes(whole).first(length)));
     Buffer longer = whole;
@@ -67,6 +67,20 @@ TEST_CASE("messages: every truncation and every appended byte is refused, no fli
       static_cast<void>(decodeMessage(flipped));
     }
   }
+}
+
+TEST_CASE("tree: the oldest that anybody below needs") {
+  Tree tree;
+  int one = 0;
+  int other = 0;
+  CHECK(tree.horizon() == Horizon{});
+  tree.setHorizon({700, 0}, &one);
+  tree.setHorizon({900, 50}, &other);
+  CHECK(tree.horizon() == Horizon{700, 50});
+  tree.setHorizon({}, &one);
+  CHECK(tree.horizon() == Horizon{900, 50});
+  tree.dropVia(&other);
+  CHECK(tree.horizon() == Horizon{});
 }
 
 TEST_CASE("tree: positions count only in the epoch in which their node vouches for them") {

@@ -16,9 +16,19 @@ export interface NativeSenderSettings {
   readonly directory: string;
   readonly port: number;
   readonly users: readonly string[];
+  readonly listen: { readonly host: string; readonly port: number } | undefined;
+  readonly roles: readonly { readonly name: string; readonly verifier: string }[];
+  readonly tls:
+    | { readonly certFile: string; readonly keyFile: string; readonly required: boolean }
+    | undefined;
+  readonly server: string;
+  readonly ordinary:
+    | { readonly host: string; readonly port: number; readonly sessionsMax: number }
+    | undefined;
   readonly sendAt: 'received' | 'flushed';
   readonly standbyName: string;
   readonly silenceMs: number;
+  readonly connectTimeoutMs: number;
 }
 
 /** How the WAL of the primary's server comes into the log. */
@@ -62,12 +72,16 @@ export interface PostgresSession {
 /** How the log is served to standby servers. */
 export interface PostgresSenderStatus {
   readonly socketPath: string;
+  /** `host:port`; absent: no TCP. */
+  readonly listen?: string;
   /** Of the server the WAL is from; absent while the log is empty. */
   readonly systemId?: bigint;
   /** 0: one that walship does not know. */
   readonly majorVersion?: number;
   readonly segmentBytes?: number;
   readonly sessions: readonly PostgresSession[];
+  /** Connections passed on to the server. */
+  readonly ordinary: number;
   /** Connections. */
   readonly refused: number;
   /** Why the log cannot be served. */

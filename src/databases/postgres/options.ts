@@ -3,7 +3,15 @@ import { WalshipError } from '../../engine/errors.js';
 import type { Lsn } from '../../engine/lsn.js';
 import { type EngineOptions, nativeSettings, problemsOf, type Upstream } from '../../engine/options.js';
 import { type MembershipSettings, membershipProblems } from '../../failover/membership.js';
-import type { NativeReceiverSettings, NativeSenderSettings } from './native.js';
+import type { NativeReceiverSettings } from './native.js';
+import {
+  type PostgresServe,
+  roleProblems,
+  type SenderSettings,
+  senderSettings,
+  serveSchema,
+  serveTableSchema,
+} from './serve.js';
 
 /** The primary's server, and how walship is its standby. */
 export interface PostgresServer {
@@ -29,28 +37,6 @@ export interface PostgresServer {
   /** A status is sent at least so often; what moved is told at once in any case. Default 1000. */
   readonly statusMs?: number;
   /** A server that has said nothing for so long, though asked, is given up. Default 60,000. */
-  readonly silenceMs?: number;
-}
-
-/** Where standby servers get their WAL: `primary_conninfo = 'host=<directory> port=<port> user=…'`. */
-export interface PostgresServe {
-  /** Of the unix-domain socket; must exist. */
-  readonly directory: string;
-  /** Part of the socket's name, as everywhere in PostgreSQL. Default 5432. */
-  readonly port?: number;
-  /** Users of the operating system who may connect, beside the one who runs this process. Default `postgres`. */
-  readonly users?: readonly string[];
-  /**
-   * What a standby server is given: what this node has on its disk (`flushed`, default), or at once what it has in memory
-   * (`received`): then a crash of this host can leave the server with WAL that the node has to fetch again.
-   */
-  readonly sendAt?: 'flushed' | 'received';
-  /**
-   * `application_name` of the server whose replay is this node's `applied`. Default: any that replays; of several the one
-   * that is behind.
-   */
-  readonly standby?: string;
-  /** A client that has said nothing for so long, though asked, is given up. Default 60,000. */
   readonly silenceMs?: number;
 }
 
@@ -110,16 +96,7 @@ export const postgresSchema = z.strictObject({
       silenceMs: ms(100, 3_600_000).optional(),
     })
     .optional(),
-  serve: z
-    .strictObject({
-      directory: z.string().min(1).max(90, 'is too long for the name of a socket'),
-      port: z.number().int().min(1).max(65535).optional(),
-      users: z.array(z.string().min(1)).optional(),
-      sendAt: z.enum(['flushed', 'received']).optional(),
-      standby: namePart.optional(),
-      silenceMs: ms(100, 3_600_000).optional(),
-    })
-    .optional(),
+  serve: serveTableSchema.optional(),
   manage: z
     .strictObject({
       dataDir: z.string().min(1),
@@ -131,6 +108,7 @@ export const postgresSchema = z.strictObject({
     })
     .optional(),
 });
+const partsSchema = postgresSchema.extend({ serve: serveSchema.optional() });
 const epochSchema = z.object({ epoch: z.bigint().min(1n).optional() });
 
 /** The servers beside a node. */
@@ -143,12 +121,12 @@ export interface PostgresParts {
 /** The same, with every default. */
 export interface PostgresSettings {
   readonly receiver: NativeReceiverSettings | undefined;
-  readonly sender: NativeSenderSettings | undefined;
+  readonly sender: SenderSettings | undefined;
   readonly manage: PostgresManage | undefined;
 }
 
 /** What a standby server's `primary_conninfo` is, once and for all: walship on its own host. */
-export function primaryConninfo(serve: NativeSenderSettings, nodeId: string): string {
+export function primaryConninfo(serve: SenderSettings, nodeId: string): string {
   return `host=${serve.directory} port=${serve.port} user=postgres application_name=${nodeId}`;
 }
 
@@ -160,8 +138,10 @@ export function partsProblems({ server, serve, manage }: PostgresParts, failover
         'starts, promotes and stops it',
     ];
   }
-  if (!failover && manage) return ['manage: belongs to failover'];
-  return [];
+  return [
+    ...(!failover && manage ? ['manage: belongs to failover'] : []),
+    ...(serve ? roleProblems(serve) : []),
+  ];
 }
 
 export function withDefaults({ server, serve, manage }: PostgresParts): PostgresSettings {
@@ -179,14 +159,7 @@ export function withDefaults({ server, serve, manage }: PostgresParts): Postgres
       statusMs: server.statusMs ?? 1000,
       silenceMs: server.silenceMs ?? 60_000,
     },
-    sender: serve && {
-      directory: serve.directory,
-      port: serve.port ?? 5432,
-      users: serve.users ?? ['postgres'],
-      sendAt: serve.sendAt ?? 'flushed',
-      standbyName: serve.standby ?? '',
-      silenceMs: serve.silenceMs ?? 60_000,
-    },
+    sender: serve && senderSettings(serve, server?.conninfo),
   };
 }
 
@@ -211,7 +184,7 @@ export function split(options: PostgresOptions): PostgresSettings & { readonly e
   const engine: EngineOptions = { ...rest, applied: 'manual' };
   const parts = { server, serve, manage };
   const problems = [
-    ...[postgresSchema.safeParse(parts), epochSchema.safeParse({ epoch })].flatMap(({ error }) =>
+    ...[partsSchema.safeParse(parts), epochSchema.safeParse({ epoch })].flatMap(({ error }) =>
       error ? problemsOf(error) : [],
     ),
     ...engineProblems(engine),

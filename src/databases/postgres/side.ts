@@ -14,6 +14,7 @@ import {
   type PostgresSenderStatus,
 } from './native.js';
 import { type PostgresSettings, primaryConninfo } from './options.js';
+import { nativeSender } from './serve.js';
 
 /** What a node tells of the PostgreSQL servers that it serves and is served by. */
 export interface PostgresSideStatus {
@@ -55,7 +56,7 @@ export class PostgresSide {
       engine,
       settings,
       receiver && (await settled(nativePostgres.openPostgresReceiver(core, receiver))),
-      sender && (await settled(nativePostgres.openPostgresSender(core, sender))),
+      sender && (await settled(nativePostgres.openPostgresSender(core, nativeSender(sender)))),
     );
   }
 

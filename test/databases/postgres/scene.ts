@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import type { PostgresOptions } from '../../../src/databases/postgres/options.js';
 import { openPostgres, type PostgresNode } from '../../../src/databases/postgres/postgres.js';
 import type { CommitRule } from '../../../src/index.js';
-import { binDirOf, gid, remove, Server, scratch, uid } from './support.js';
+import { binDirOf, gid, remove, Server, scratch, uid, until } from './support.js';
 
 /** Servers and nodes of one test: a primary server, its node `a`, and what is added. */
 export interface Scene {
@@ -17,7 +17,7 @@ export interface Scene {
   /** A node that follows another; it serves on the port 6000 + its number. */
   follow(name: string, upstream: PostgresNode, options?: Partial<PostgresOptions>): Promise<PostgresNode>;
   /** A standby server that follows a node's walsender. */
-  standby(name: string, node: string): Promise<Server>;
+  standby(name: string, node: string, settings?: Record<string, string>): Promise<Server>;
   folder(name: string): Promise<string>;
 }
 
@@ -40,7 +40,7 @@ export function nodeOptions(dir: string, nodeId: string): PostgresOptions {
 
 export async function scene(
   major: number,
-  options: { commitRule?: CommitRule; serveA?: boolean; sync?: string } = {},
+  options: { commitRule?: CommitRule; statusMs?: number; timeline?: number } = {},
 ): Promise<Scene> {
   const bin = binDirOf(major);
   if (!bin) throw new Error(`PostgreSQL ${major} is not on this host`);
@@ -51,11 +51,20 @@ export async function scene(
   servers.push(primary);
   await primary.init({ synchronous_standby_names: 'walship', synchronous_commit: 'local' });
   await primary.start();
+  for (let timeline = 1; timeline < (options.timeline ?? 1); timeline++) {
+    await primary.stop('fast');
+    await primary.follow('', { synchronous_standby_names: 'walship' });
+    await primary.start();
+    await primary.promote();
+    // WAL from here on is of the new timeline alone.
+    await primary.sql('select pg_switch_wal()');
+    await primary.sql('checkpoint');
+  }
   await primary.sql('create table mark (n int)');
   const a = await openPostgres({
     ...nodeOptions(dir, 'a'),
     ...(options.commitRule && { commitRule: options.commitRule }),
-    server: { conninfo: primary.conninfo },
+    server: { conninfo: primary.conninfo, ...(options.statusMs && { statusMs: options.statusMs }) },
   });
   nodes.push(a);
   return {
@@ -73,11 +82,11 @@ export async function scene(
       nodes.push(node);
       return node;
     },
-    async standby(name, node) {
+    async standby(name, node, settings = {}) {
       const server = await Server.create(dir, name, bin);
       servers.push(server);
       // For when it is promoted. To set it only then would be too late: a reload takes effect when it does.
-      const synchronous = { synchronous_standby_names: 'walship' };
+      const synchronous = { synchronous_standby_names: 'walship', ...settings };
       await server.cloneFrom(primary, `host=${dir} port=${portOf(node)} user=postgres`, synchronous);
       await server.start();
       return server;
@@ -89,6 +98,11 @@ export async function scene(
       return made;
     },
   };
+}
+
+/** Until then a node refuses the clients of its walsender. */
+export async function hasWal(node: PostgresNode): Promise<void> {
+  await until('the node has WAL', () => node.status().postgres.sender?.systemId !== undefined);
 }
 
 export async function cleanUp(scene: Scene | undefined): Promise<void> {

@@ -42,9 +42,12 @@ export async function scratch(place = existsSync('/dev/shm') ? '/dev/shm' : '/tm
   return dir;
 }
 
+// libpq looks for certificates in the home directory, and may not look into root's.
+const environment = { ...process.env, HOME: '/' };
+
 async function tool(program: string, args: readonly string[], env: NodeJS.ProcessEnv = {}): Promise<string> {
   const { stdout } = await run(program, args, {
-    env: { ...process.env, ...env, LC_ALL: 'C' },
+    env: { ...environment, ...env, LC_ALL: 'C' },
     uid,
     gid,
     cwd: '/',
@@ -103,6 +106,8 @@ export class Server {
       wal_retrieve_retry_interval: '100ms',
       shared_buffers: '32MB',
       checkpoint_timeout: '30min',
+      // A server that is killed leaves nothing outside of its folder.
+      dynamic_shared_memory_type: 'mmap',
       ...settings,
     });
   }
@@ -118,15 +123,24 @@ export class Server {
 
   /** Becomes a copy of `primary`, to follow the walsender at `conninfo`. */
   async cloneFrom(primary: Server, conninfo: string, settings: Record<string, string> = {}): Promise<void> {
-    const program = join(this.bin, 'pg_basebackup');
-    if (existsSync(program)) {
-      await tool(program, ['-D', this.data, '-d', primary.conninfo, '-c', 'fast', '-X', 'stream']);
+    if (existsSync(join(this.bin, 'pg_basebackup'))) {
+      await this.baseBackup(primary.conninfo, ['-D', this.data, '-X', 'stream']);
     } else {
       // No such program beside it: a cold copy.
       await primary.stop('fast');
       await tool('cp', ['-a', primary.data, this.data]);
       await primary.start();
     }
+    await this.follow(conninfo, settings);
+  }
+
+  /** pg_basebackup of the server or the walship node at `conninfo`; what it said. */
+  baseBackup(conninfo: string, args: readonly string[]): Promise<string> {
+    return tool(join(this.bin, 'pg_basebackup'), ['-d', conninfo, '-c', 'fast', ...args]);
+  }
+
+  /** From its next start on it is a standby. */
+  async follow(conninfo: string, settings: Record<string, string> = {}): Promise<void> {
     await writeFile(join(this.data, 'standby.signal'), '');
     chownSync(join(this.data, 'standby.signal'), uid, gid);
     await this.configure({
@@ -136,6 +150,13 @@ export class Server {
       hot_standby: 'on',
       ...settings,
     });
+  }
+
+  /** A role has to give its password on the unix-domain socket. */
+  async trustNobody(role: string): Promise<void> {
+    const file = join(this.data, 'pg_hba.conf');
+    await writeFile(file, `local all ${role} scram-sha-256\n${await readFile(file, 'utf8')}`);
+    await this.reload();
   }
 
   async start(): Promise<void> {
@@ -172,6 +193,7 @@ export class Server {
   async psql(conninfo: string, text: string, timeoutMs = 30_000): Promise<string> {
     const args = ['-X', '-q', '-A', '-t', '-v', 'ON_ERROR_STOP=1', '-d', conninfo, '-c', text];
     const { stdout } = await run(this.#client('psql'), args, {
+      env: environment,
       uid,
       gid,
       cwd: '/',
@@ -202,7 +224,13 @@ export class Server {
 
 /** A program of PostgreSQL that runs until it is told to stop, or by itself. */
 export function background(program: string, args: readonly string[]) {
-  const child = spawn(program, args, { uid, gid, cwd: '/', stdio: ['ignore', 'pipe', 'pipe'] });
+  const child = spawn(program, args, {
+    uid,
+    gid,
+    cwd: '/',
+    env: environment,
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
   let output = '';
   for (const stream of [child.stdout, child.stderr]) {
     stream.on('data', (text) => {
