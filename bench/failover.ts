@@ -3,6 +3,7 @@ import { defaultControllerSettings } from '../src/failover/settings.js';
 import { type Client, FailoverCluster } from '../test/lib/failover.js';
 import { type MemberProcess, monotonicMs } from '../test/lib/member.js';
 import { type Network, tcpNetwork } from '../test/lib/network.js';
+import { databaseFailover } from './failover/database.js';
 import type { Bench, BenchOptions } from './lib/bench.js';
 import { memoryFolder, scratch } from './lib/hosts.js';
 import { Report } from './lib/report.js';
@@ -37,6 +38,7 @@ export const failoverBench: Bench = {
   summary: 'from the death of the primary to the first append acknowledged by its successor',
 
   async run(options: BenchOptions): Promise<BenchResult> {
+    if (options.database !== undefined) return await databaseFailover(options);
     const report = new Report('failover', options);
     const network = tcpNetwork(3);
     try {

@@ -1,201 +1,134 @@
-import { writeFileSync } from 'node:fs';
-import { join } from 'node:path';
-import { openPostgres, type PostgresNode } from '../src/databases/postgres/postgres.js';
-import { binDirOf, remove, Server, scratch } from '../test/databases/postgres/support.js';
+import { binDirOf } from '../test/databases/postgres/support.js';
 import type { Bench, BenchOptions } from './lib/bench.js';
-import { type Host, hosts } from './lib/hosts.js';
+import { inLab } from './lib/hosts.js';
 import { Report } from './lib/report.js';
 import { interleave, median } from './lib/statistics.js';
+import { commitP50Us, levels, transactionsPerSecond } from './postgres/commits.js';
+import { Stage } from './postgres/stage.js';
+import { prepareCopy, ship, shippingLevels, workloads } from './postgres/wal.js';
 import type { BenchResult } from './result.js';
 
 const major = 15;
-const clients = [1, 8, 32];
-const levels = ['remote_write', 'on', 'remote_apply'] as const;
-type Level = (typeof levels)[number];
-/** Who brings the primary's WAL to the standby server. */
-type Way = 'own' | 'walship';
 
-/** PostgreSQL's synchronous commits over walship beside its own streaming: the same servers, settings and folder. */
+/** PostgreSQL's synchronous commits over walship beside its own streaming, and its WAL beside pg_receivewal. */
 export const postgresBench: Bench = {
   name: 'postgres',
   summary:
-    'commits of PostgreSQL that wait for a standby: over walship, beside its own streaming replication',
+    "PostgreSQL's synchronous commits and its WAL over walship, beside its own streaming and pg_receivewal",
 
   async run(options: BenchOptions): Promise<BenchResult> {
     const report = new Report('postgres', options);
     const bin = binDirOf(major);
     if (!bin) throw new Error(`this bench needs PostgreSQL ${major} (Debian: postgresql-${major})`);
-    const dir = await scratch(options.dir);
-    const stage = await Stage.set(dir, bin, options);
-    try {
-      await measure(report, options, stage);
-    } finally {
-      await stage.clear();
-      await remove(dir);
-    }
+    await Stage.with(bin, options, async (stage) => {
+      await measureCommits(report, options, stage);
+      await measureWal(report, options, stage);
+    });
     return report.result();
   },
 };
 
-async function measure(report: Report, options: BenchOptions, stage: Stage): Promise<void> {
-  const both = async (what: (way: Way) => Promise<number>) => {
-    const found: Record<Way, number[]> = { own: [], walship: [] };
-    const once = (way: Way) => async () => {
+/** All measures of one way, then those of the next one: going over to another takes a second or more. */
+async function measureCommits(report: Report, options: BenchOptions, stage: Stage): Promise<void> {
+  const { seconds, rounds, quick } = options;
+  const { own, walship, cascade } = stage.ways;
+  const clients = quick || inLab ? [1] : [1, 8, 32];
+  const found = new Samples();
+  await interleave(
+    rounds,
+    Object.entries({ own, walship, cascade }).map(([name, way]) => async () => {
       await stage.use(way);
-      found[way].push(await what(way));
-    };
-    await interleave(options.rounds, [once('own'), once('walship')]);
-    return { own: median(found.own), walship: median(found.walship) };
+      for (const level of levels)
+        found.add(`${name}/commit/${level}`, await commitP50Us(stage, level, seconds));
+      for (const count of clients)
+        found.add(`${name}/pgbench/on/c${count}`, await transactionsPerSecond(stage, count, seconds));
+    }),
+  );
+  const tell = (what: string, unit: string) => {
+    report.add({
+      id: `postgres/${what}`,
+      value: found.median(`walship/${what}`),
+      unit,
+      limit: { name: "PostgreSQL's own streaming", value: found.median(`own/${what}`) },
+    });
+    report.add({
+      id: `postgres/cascade/${what}`,
+      value: found.median(`cascade/${what}`),
+      unit,
+      limit: { name: 'over one hop', value: found.median(`walship/${what}`) },
+    });
   };
-  for (const level of levels) {
-    const { own, walship } = await both(() => stage.commitMeanUs(level));
-    report.add({
-      id: `postgres/commit/${level}`,
-      value: walship,
-      unit: 'µs mean',
-      limit: { name: "PostgreSQL's own streaming", value: own },
-    });
-  }
-  for (const count of options.quick ? clients.slice(0, 1) : clients) {
-    const { own, walship } = await both(() => stage.transactionsPerSecond(count));
-    report.add({
-      id: `postgres/pgbench/on/c${count}`,
-      value: walship,
-      unit: 'tps',
-      limit: { name: "PostgreSQL's own streaming", value: own },
-    });
-  }
+  for (const level of levels) tell(`commit/${level}`, 'µs p50');
+  for (const count of clients) tell(`pgbench/on/c${count}`, 'tps');
 }
 
-function rateIn(output: string): number {
-  const found = /^tps = ([0-9.]+)/m.exec(output)?.[1];
-  if (found === undefined) throw new Error(`pgbench gave no tps:\n${output}`);
-  return Number(found);
-}
-
-/** A primary server, a standby server for each of the two ways, and walship's two nodes; one way at a time runs. */
-class Stage {
-  readonly #dir: string;
-  readonly #options: BenchOptions;
-  readonly #primary: Server;
-  readonly #standby: Record<Way, Server>;
-  #nodes: PostgresNode[] = [];
-  #way: Way | undefined;
-
-  private constructor(dir: string, options: BenchOptions, primary: Server, standby: Record<Way, Server>) {
-    this.#dir = dir;
-    this.#options = options;
-    this.#primary = primary;
-    this.#standby = standby;
-  }
-
-  static async set(dir: string, bin: string, options: BenchOptions): Promise<Stage> {
-    const primary = await Server.create(dir, 'primary', bin);
-    const standby = {
-      own: await Server.create(dir, 'own', bin),
-      walship: await Server.create(dir, 'walship', bin),
-    };
-    const stage = new Stage(dir, options, primary, standby);
-    try {
-      await primary.init({ max_wal_size: '4GB', synchronous_commit: 'local', shared_buffers: '128MB' });
-      await primary.start();
-      await primary.pgbench(['-i', '-s', '10', '-q']);
-      await primary.sql("select pg_create_physical_replication_slot('own', true)");
-      await stage.#openNodes();
-      await standby.own.cloneFrom(primary, `${primary.conninfo} application_name=own`, {
-        primary_slot_name: 'own',
+async function measureWal(report: Report, options: BenchOptions, stage: Stage): Promise<void> {
+  const bytes = options.quick || inLab ? 16e6 : 256e6 * options.seconds;
+  await stage.endStandbys();
+  await prepareCopy(stage, bytes);
+  // The server has segments to use again from here on, as one that has run for long.
+  await ship(stage, stage.ways.arena, 'message', 'flushed', 8 * bytes);
+  const ways = { receiveWal: stage.ways.receiveWal, arena: stage.ways.arena };
+  const found = new Samples();
+  const levelNames = Object.keys(shippingLevels) as (keyof typeof shippingLevels)[];
+  await interleave(
+    options.rounds,
+    Object.entries(ways).map(([name, way]) => async () => {
+      for (const workload of workloads) {
+        for (const level of levelNames) {
+          const { bytesPerSecond, cpuPerGb } = await ship(stage, way, workload, level, bytes);
+          found.add(`${name}/${workload}/${level}`, bytesPerSecond / 1e6);
+          const total = Object.values(cpuPerGb).reduce((sum, each) => sum + each, 0);
+          found.add(`${name}/${workload}/cpu`, total);
+          for (const [process, each] of Object.entries(cpuPerGb))
+            found.add(`${name}/${workload}/cpu/${process}`, each);
+        }
+      }
+    }),
+  );
+  for (const workload of workloads) {
+    for (const level of levelNames) {
+      report.add({
+        id: `postgres/wal/${workload}/${level}`,
+        value: found.median(`arena/${workload}/${level}`),
+        unit: 'MB/s',
+        limit: {
+          name: 'pg_receivewal --synchronous',
+          value: found.median(`receiveWal/${workload}/${level}`),
+        },
       });
-      await standby.walship.cloneFrom(primary, `host=${dir} port=6001 user=postgres`);
-      return stage;
-    } catch (error) {
-      await stage.clear();
-      throw error;
     }
-  }
-
-  /** Only what is measured runs: the other standby would take processor time from it. */
-  async use(way: Way): Promise<void> {
-    if (this.#way === way) return;
-    const other = way === 'own' ? 'walship' : 'own';
-    await this.#primary.sql("alter system set synchronous_standby_names = ''");
-    await this.#primary.reload();
-    await this.#standby[other].stop('fast');
-    if (other === 'walship') await this.#closeNodes();
-    else await this.#openNodes();
-    await this.#standby[way].start();
-    await this.#primary.sql(`alter system set synchronous_standby_names = '${way}'`);
-    await this.#primary.reload();
-    // Caught up.
-    await this.#primary.sql(
-      'set synchronous_commit = remote_apply; create table if not exists here (n int)',
-      120_000,
-    );
-    await this.#primary.sql('set synchronous_commit = remote_apply; insert into here values (1)', 120_000);
-    this.#way = way;
-  }
-
-  /** Of a transaction that writes one small record and a commit, one at a time. */
-  async commitMeanUs(level: Level): Promise<number> {
-    const script = join(this.#dir, 'commit.sql');
-    writeFileSync(script, `select pg_logical_emit_message(true, 'bench', 'one commit');\n`);
-    // Not the times that pgbench logs: it reads the clock once for several steps when the server answers at once.
-    return 1e6 / rateIn(await this.#pgbench(level, ['-c', '1', '-f', script]));
-  }
-
-  async transactionsPerSecond(count: number): Promise<number> {
-    return rateIn(await this.#pgbench('on', ['-N', '-c', String(count)]));
-  }
-
-  async clear(): Promise<void> {
-    for (const server of [this.#standby.own, this.#standby.walship, this.#primary]) {
-      await server.stop().catch(() => {});
-    }
-    await this.#closeNodes();
-  }
-
-  async #pgbench(level: Level, args: readonly string[]): Promise<string> {
-    await this.#primary.sql(`alter role postgres set synchronous_commit = ${level}`);
-    try {
-      return await this.#primary.pgbench([
-        '-n',
-        '-M',
-        'prepared',
-        '-T',
-        String(this.#options.seconds),
-        ...args,
-      ]);
-    } finally {
-      await this.#primary.sql('alter role postgres reset synchronous_commit');
-    }
-  }
-
-  async #openNodes(): Promise<void> {
-    if (this.#nodes.length > 0) return;
-    const [{ address: here }, { address: there }] = hosts(2) as [Host, Host];
-    const common = (nodeId: string) => ({
-      dir: join(this.#dir, `log-${nodeId}`),
-      nodeId,
-      cluster: { id: 'bench', secret: 'a-secret-of-no-consequence' },
-      transport: this.#options.transport,
+    report.add({
+      id: `postgres/wal/${workload}/cpu`,
+      value: found.median(`arena/${workload}/cpu`),
+      unit: 's/GB',
+      limit: { name: 'pg_receivewal --synchronous', value: found.median(`receiveWal/${workload}/cpu`) },
+      remark: [found.medians(`arena/${workload}/cpu/`), found.medians(`receiveWal/${workload}/cpu/`)].join(
+        ' beside ',
+      ),
     });
-    const primary = await openPostgres({
-      ...common('a'),
-      listen: `${here}:0`,
-      commitRule: { level: 'flushed', any: 1 },
-      server: { conninfo: this.#primary.conninfo },
-    });
-    this.#nodes.push(primary);
-    this.#nodes.push(
-      await openPostgres({
-        ...common('b'),
-        listen: `${there}:0`,
-        upstream: { address: `${here}:${primary.engine.listenPort}` },
-        serve: { directory: this.#dir, port: 6001 },
-      }),
-    );
+  }
+}
+
+/** What was measured, by name, round after round. */
+class Samples {
+  readonly #all = new Map<string, number[]>();
+
+  add(name: string, value: number): void {
+    const values = this.#all.get(name) ?? [];
+    values.push(value);
+    this.#all.set(name, values);
   }
 
-  async #closeNodes(): Promise<void> {
-    for (const node of this.#nodes.splice(0).reverse()) await node.close();
+  median(name: string): number {
+    return median(this.#all.get(name) ?? []);
+  }
+
+  /** Of everything whose name begins so, in words. */
+  medians(prefix: string): string {
+    return [...this.#all.keys()]
+      .filter((name) => name.startsWith(prefix))
+      .map((name) => `${name.slice(prefix.length)} ${this.median(name).toFixed(2)}`)
+      .join(', ');
   }
 }

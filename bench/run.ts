@@ -32,6 +32,8 @@ Options
   --dir DIR            where the logs go; default: /dev/shm, and a folder under build/ where a disk is meant
   --seconds S          whole seconds of each measurement (default 1)
   --rounds N           how often each is made; medians are shown (default 5)
+  --database postgres  failover: a PostgreSQL server beside each node, and writes through libpq
+  --versus patroni     with --database: Patroni, too (Debian: patroni python3-etcd), up to four rounds of a minute each
   --quick              one round of one second: shows that the bench works, not how fast walship is
 
 Every value is compared with a limit that is measured in the same run, turn by turn with it; ratio is value ÷ limit.`;
@@ -45,6 +47,8 @@ async function main(): Promise<void> {
       dir: { type: 'string' },
       seconds: { type: 'string' },
       rounds: { type: 'string' },
+      database: { type: 'string' },
+      versus: { type: 'string' },
       quick: { type: 'boolean', default: false },
       help: { type: 'boolean', short: 'h', default: false },
     },
@@ -65,6 +69,11 @@ async function main(): Promise<void> {
       '--transport verbs measures against perftest between the devices of the lab: run it in scripts/softroce',
     );
   }
+  const { database, versus } = values;
+  if (database !== undefined && (database !== 'postgres' || bench !== failoverBench))
+    throw new Error(`--database is postgres, and of the bench failover alone, not '${database}'`);
+  if (versus !== undefined && (versus !== 'patroni' || database === undefined))
+    throw new Error(`--versus is patroni, with --database postgres, not '${versus}'`);
   const options: BenchOptions = {
     json: values.json,
     transport,
@@ -72,6 +81,8 @@ async function main(): Promise<void> {
     seconds: wholeNumber('--seconds', values.seconds, 1),
     rounds: wholeNumber('--rounds', values.rounds, values.quick ? 1 : 5),
     quick: values.quick,
+    database,
+    versus,
   };
   const result = await bench.run(options);
   if (options.json) console.log(JSON.stringify(result));

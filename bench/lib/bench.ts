@@ -12,6 +12,10 @@ export interface BenchOptions {
   readonly rounds: number;
   /** Only shows that the bench works. */
   readonly quick: boolean;
+  /** Of the bench `failover`: a server of this kind beside each node. */
+  readonly database?: 'postgres' | undefined;
+  /** With `database`: measured, too. */
+  readonly versus?: 'patroni' | undefined;
 }
 
 export interface Bench {

@@ -48,13 +48,28 @@ const expected: Readonly<Record<string, readonly string[]>> = {
     'sqlite/reads/standby',
   ],
   append: ['append/tcp/128B/native', 'append/tcp/128B/js', 'append/tcp/128B/js-busy'],
+  postgres: [
+    ...['remote_write', 'on', 'remote_apply'].flatMap((level) => [
+      `postgres/commit/${level}`,
+      `postgres/cascade/commit/${level}`,
+    ]),
+    'postgres/pgbench/on/c1',
+    'postgres/cascade/pgbench/on/c1',
+    ...['message', 'copy', 'backlog'].flatMap((workload) => [
+      `postgres/wal/${workload}/received`,
+      `postgres/wal/${workload}/flushed`,
+      `postgres/wal/${workload}/cpu`,
+    ]),
+  ],
+  'failover --database postgres': ['failover/postgres/walship/p50', 'failover/postgres/walship/p99'],
 };
 
 test.each(Object.entries(expected))(
   '%s measures what its ids say and prints it as JSON',
   { timeout: 300_000 },
-  (name, ids) => {
-    const { status, stdout, stderr } = bench(name, '--quick', '--json');
+  (command, ids) => {
+    const [name = '', ...args] = command.split(' ');
+    const { status, stdout, stderr } = bench(name, ...args, '--quick', '--json');
     expect(stderr).toBe('');
     expect(status).toBe(0);
     const last = stdout.trimEnd().split('\n').at(-1) as string;
@@ -75,7 +90,8 @@ test.each(Object.entries(expected))(
 test('without a name it lists the benches', () => {
   const { status, stdout } = bench();
   expect(status).toBe(0);
-  for (const name of [...Object.keys(expected), 'cache']) expect(stdout).toContain(`  ${name} `);
+  const names = Object.keys(expected).map((command) => command.split(' ')[0]);
+  for (const name of [...names, 'cache']) expect(stdout).toContain(`  ${name} `);
 });
 
 test.each([
@@ -83,6 +99,8 @@ test.each([
   [['ship', '--transport', 'carrier-pigeon'], '--transport is tcp or verbs'],
   [['ship', '--seconds', '0.5'], '--seconds is a whole number'],
   [['ship', '--transport', 'verbs'], 'scripts/softroce'],
+  [['ship', '--database', 'postgres'], '--database is postgres, and of the bench failover alone'],
+  [['failover', '--versus', 'patroni'], '--versus is patroni, with --database postgres'],
 ])('%j is refused', (args, message) => {
   const { status, stderr } = bench(...args);
   expect(status).toBe(1);
