@@ -1,5 +1,6 @@
 // The primary server, and which of the ways takes its WAL to where commits wait for it.
-import { rmSync } from 'node:fs';
+import { appendFileSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
 import { remove, Server, scratch, until } from '../../test/databases/postgres/support.js';
 import type { BenchOptions } from '../lib/bench.js';
 import { type Host, hosts, inLab } from '../lib/hosts.js';
@@ -61,6 +62,7 @@ export class Stage {
         min_wal_size: inLab ? '80MB' : '2GB',
         max_wal_size: inLab ? '256MB' : '4GB',
       });
+      appendFileSync(join(primary.data, 'pg_hba.conf'), 'host all,replication all samehost trust\n');
       await primary.start();
       await primary.pgbench(['-i', '-s', options.quick || inLab ? '1' : '10', '-q']);
       await primary.sql("select pg_create_physical_replication_slot('own', true)");
