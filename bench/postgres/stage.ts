@@ -116,7 +116,7 @@ export class Stage {
     const name = (this.#way as Way).name;
     return await until('the walsender', async () => {
       const text = `select pid from pg_stat_replication where application_name = '${name}' and state = 'streaming'`;
-      return Number(await this.primary.sql(text));
+      return Number(await this.primary.sql(text)) || undefined;
     });
   }
 
