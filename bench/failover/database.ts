@@ -2,7 +2,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { background, binDirOf, remove } from '../../test/databases/postgres/support.js';
 import type { BenchOptions } from '../lib/bench.js';
-import { memoryFolder } from '../lib/hosts.js';
 import { Report } from '../lib/report.js';
 import { quantile } from '../lib/statistics.js';
 import type { BenchResult } from '../result.js';
@@ -21,15 +20,15 @@ export async function databaseFailover(options: BenchOptions): Promise<BenchResu
   const report = new Report('failover', options);
   const bin = binDirOf(major);
   if (!bin) throw new Error(`this bench needs PostgreSQL ${major} (Debian: postgresql-${major})`);
-  const place = options.dir ?? memoryFolder;
-  const times = await timesOf(report, 'walship', options.rounds, bin, () => walshipCluster(bin, place));
+  const { dir } = options;
+  const times = await timesOf(report, 'walship', options.rounds, bin, () => walshipCluster(bin, dir));
   tell(report, 'failover/postgres/walship', times, (name) => ({ name: 'asked', value: bounds[name] }));
   if (options.versus === 'patroni') {
     // A round takes a minute.
     const rounds = Math.min(options.rounds, 4);
     for (const kind of ['defaults', 'fastest'] as const) {
       const theirs = await timesOf(report, `Patroni, ${kind}`, rounds, bin, () =>
-        patroniCluster(bin, place, patroniTimes[kind]),
+        patroniCluster(bin, dir, patroniTimes[kind]),
       );
       tell(report, `failover/postgres/patroni-${kind}`, theirs, (name) => ({
         name: 'walship',

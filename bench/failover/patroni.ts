@@ -1,8 +1,9 @@
 import { existsSync } from 'node:fs';
 import { chown, mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { gid, scratch, uid, until } from '../../test/databases/postgres/support.js';
+import { gid, uid, until } from '../../test/databases/postgres/support.js';
 import { Etcd } from '../../test/lib/etcd.js';
+import { serverScratch } from '../lib/server.js';
 import { freePort } from '../lib/tools.js';
 import { type DatabaseCluster, DatabaseHost, following, primaryOf } from './hosts.js';
 
@@ -25,7 +26,7 @@ const patienceMs = 180_000;
 /** Patroni's three nodes, as its users have them: a commit waits for the disk of the one synchronous standby. */
 export async function patroniCluster(
   bin: string,
-  place: string | undefined,
+  parent: string | undefined,
   times: PatroniTimes,
 ): Promise<DatabaseCluster> {
   if (!existsSync(program)) {
@@ -33,7 +34,7 @@ export async function patroniCluster(
       `${program} is not there: apt-get install patroni python3-etcd etcd-server (without starting their services)`,
     );
   }
-  const dir = await scratch(place);
+  const dir = await serverScratch(parent);
   const etcd = await Etcd.start();
   const hosts: DatabaseHost[] = [];
   const rest: string[] = [];

@@ -1,8 +1,9 @@
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { Server, scratch } from '../../test/databases/postgres/support.js';
+import { Server } from '../../test/databases/postgres/support.js';
 import { Etcd } from '../../test/lib/etcd.js';
 import { assertBuilt } from '../../test/lib/process.js';
+import { serverScratch } from '../lib/server.js';
 import { freePort } from '../lib/tools.js';
 import { type DatabaseCluster, DatabaseHost, following, primaryOf } from './hosts.js';
 
@@ -10,9 +11,9 @@ const program = fileURLToPath(new URL('../../test/databases/postgres/host.mjs', 
 const patienceMs = 60_000;
 
 /** walship's nodes with all its defaults: a commit waits for the disk of one of two standbys. */
-export async function walshipCluster(bin: string, place: string | undefined): Promise<DatabaseCluster> {
+export async function walshipCluster(bin: string, parent: string | undefined): Promise<DatabaseCluster> {
   assertBuilt();
-  const dir = await scratch(place);
+  const dir = await serverScratch(parent);
   const etcd = await Etcd.start();
   const hosts: DatabaseHost[] = [];
   const servers: Server[] = [];

@@ -1,7 +1,9 @@
 // PostgreSQL servers that a bench has started.
 import { execFileSync } from 'node:child_process';
-import { readFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { mkdirSync, readFileSync } from 'node:fs';
+import { join, resolve } from 'node:path';
+import { scratch } from '../../test/databases/postgres/support.js';
+import { memoryFolder } from './hosts.js';
 
 /** Everything of the server with this data directory, at once: as it goes when its host dies. */
 export function killServer(dataDir: string): void {
@@ -31,4 +33,10 @@ function processesOf(dataDir: string): number[] {
   } catch {
     return [];
   }
+}
+
+/** A fresh folder for servers below `parent`, in memory unless that is given. */
+export async function serverScratch(parent: string | undefined): Promise<string> {
+  if (parent !== undefined) mkdirSync(parent, { recursive: true });
+  return await scratch(resolve(parent ?? memoryFolder));
 }

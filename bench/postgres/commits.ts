@@ -16,8 +16,8 @@ export type Level = (typeof levels)[number];
  * turn, and on few processors an answer is often there when it gets one.
  */
 export async function commitP50Us(stage: Stage, level: Level, seconds: number): Promise<number> {
-  // About a second's worth where a commit is fast.
-  const count = seconds * (inLab ? 200 : 2000);
+  // A second's worth on a disk, less in memory.
+  const count = seconds * (inLab ? 100 : 1000);
   const script = join(stage.dir, 'commits.sql');
   const lines = [
     `set synchronous_commit = ${level};`,

@@ -1,10 +1,10 @@
 // The primary server, and which of the ways takes its WAL to where commits wait for it.
 import { appendFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
-import { remove, Server, scratch, until } from '../../test/databases/postgres/support.js';
+import { remove, Server, until } from '../../test/databases/postgres/support.js';
 import type { BenchOptions } from '../lib/bench.js';
 import { type Host, hosts, inLab } from '../lib/hosts.js';
-import { killServer } from '../lib/server.js';
+import { killServer, serverScratch } from '../lib/server.js';
 import { Chain, Nodes, OwnStandby, ReceiveWal, type Shipping, type Way } from './ways.js';
 
 export interface Ways {
@@ -36,7 +36,7 @@ export class Stage {
     options: BenchOptions,
     body: (stage: Stage) => Promise<void>,
   ): Promise<void> {
-    const dir = await scratch(options.dir);
+    const dir = await serverScratch(options.dir);
     const primary = await Server.create(dir, 'primary', bin);
     const standbys = {
       own: await Server.create(dir, 'own', bin),
