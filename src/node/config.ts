@@ -74,7 +74,11 @@ export function readNodeConfig(file: string, env: NodeJS.ProcessEnv = process.en
     wrong.has(name) ? undefined : (settings as Settings)[name];
 
   const secret = findSecret(right('cluster'), file, env, problems, warnings);
-  problems.push(...relationProblems(settings, right), ...clusterProblems(settings, right, at));
+  problems.push(
+    ...relationProblems(settings, right),
+    ...serverProblems(settings, right, at),
+    ...clusterProblems(settings, right, at),
+  );
   const dir = right('dir');
   const adminSocket = right('adminSocket') ?? (dir && defaultAdminSocket(dir));
   if (adminSocket && Buffer.byteLength(at(adminSocket)) > socketPathBytesMax) {
@@ -210,7 +214,6 @@ function relationProblems(
   if (right('role') === 'primary' && settings.upstream !== undefined && settings.failover === undefined) {
     problems.push('upstream: a primary has none; leave it out, or set role = "standby"');
   }
-  problems.push(...serverProblems(settings, right));
   const rule = right('commitRule');
   if (rule && rule.level !== 'async' && settings.listen === undefined) {
     problems.push(
@@ -244,9 +247,11 @@ function relationProblems(
 function serverProblems(
   settings: Partial<Settings>,
   right: <Name extends keyof Settings>(name: Name) => Settings[Name] | undefined,
+  at: (path: string) => string,
 ): string[] {
-  const parts = right('postgres') as PostgresParts | undefined;
-  if (parts === undefined) return [];
+  const given = right('postgres') as PostgresParts | undefined;
+  if (given === undefined) return [];
+  const parts = withPlaces(given, at);
   const failover = settings.failover !== undefined;
   const problems = partsProblems(parts, failover).map((problem) => `postgres: ${problem}`);
   if (!failover && settings.role === 'primary' && parts.server === undefined)
@@ -339,7 +344,19 @@ function withPaths(settings: CoordinatorSettings, at: (path: string) => string):
 function withPlaces({ server, serve, manage }: PostgresParts, at: (path: string) => string): PostgresParts {
   return {
     server,
-    serve: serve && { ...serve, directory: at(serve.directory) },
+    serve: serve && {
+      ...serve,
+      directory: at(serve.directory),
+      ...(serve.roles && {
+        roles: serve.roles.map(({ passwordFile, ...role }) => ({
+          ...role,
+          ...(passwordFile !== undefined && { passwordFile: at(passwordFile) }),
+        })),
+      }),
+      ...(serve.tls && {
+        tls: { ...serve.tls, certFile: at(serve.tls.certFile), keyFile: at(serve.tls.keyFile) },
+      }),
+    },
     manage: manage && {
       ...manage,
       dataDir: at(manage.dataDir),

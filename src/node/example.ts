@@ -137,8 +137,20 @@ sync = "every-batch"              # "interval": a crash of the host loses that m
 # port = 5432                     # part of the socket's name
 # users = ["postgres"]            # of the operating system, who may connect beside this process's own
 # send_at = "flushed"             # what a standby server is given: what is on this disk; "received": what is in memory
+# connect_timeout_ms = "10s"      # for connecting to server and ordinary
+# listen = "10.0.0.1:6432"        # by TCP, too, for roles; no default
+# roles = [{ name = "standby", password_file = "standby.password" }]  # or password, or verifier; each may copy all; no default
+# server = "host=/var/run/postgresql user=postgres"  # for pg_basebackup through here; no default: postgres.server.conninfo
 # standby = "b"                   # application_name of whose replay is \`applied\`; no default: the slowest of all
 # silence_ms = "1min"             # a client that is silent for so long is given up
+# [postgres.serve.tls]            # of listen
+# cert_file = "server.pem"        # no default
+# key_file = "server.key"         # no default
+# required = false                # true: who does not encrypt is refused
+# [postgres.serve.ordinary]       # other connections go on to this server, which takes them for this host's own: pg_hba.conf!
+# host = "/var/run/postgresql"    # no default: they are refused
+# port = 5432
+# sessions_max = 100
 # [postgres.manage]               # with [failover]: the server is started, promoted, stopped and rewound by this node
 # data_dir = "/var/lib/postgresql/15/main"   # its owner is who the server runs as; no default
 # bin_dir = "/usr/lib/postgresql/15/bin"     # of pg_ctl, pg_rewind and pg_basebackup; no default

@@ -131,6 +131,8 @@ export function allowed(path: SettingPath): string {
     return oneOf((schema.options as z.ZodLiteral[]).map((option) => option.value as number));
   }
   if (schema instanceof z.ZodArray) {
+    if (schema.element instanceof z.ZodObject)
+      return `a list of tables with ${Object.keys(schema.element.shape).map(snakeCase).join(', ')}`;
     const urls = path.at(-1) === 'endpoints';
     return urls ? 'a list of URLs, such as ["http://10.0.0.1:2379"]' : 'a list of names, such as ["b", "c"]';
   }

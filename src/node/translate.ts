@@ -32,6 +32,8 @@ export function fromFile(table: Table, problems: string[], path: SettingPath = [
 
 function valueFromFile(value: unknown, problems: string[], path: SettingPath): unknown {
   if (isTable(value)) return namesIn(path) ? fromFile(value, problems, path) : value;
+  if (Array.isArray(value))
+    return value.map((item, i) => (isTable(item) ? valueFromFile(item, problems, [...path, i]) : item));
   if (keyOf(path) === 'upstream' && typeof value === 'string') return { address: value };
   if (schemaAt(path) instanceof z.ZodBigInt) return lsnFromFile(value);
   if (typeof value !== 'string') return value;

@@ -127,7 +127,7 @@ withPostgres(
     expect(output).toContain('an empty database cluster, with checksums');
     expect(output).toMatch(/the chain: node-1 → node-2 → node-3\n/);
     const [, dead, heir] =
-      /(node-\d): the host is dead[^]*?(node-\d) has taken over: \d+ ms from the death to a transaction/.exec(
+      /(node-\d): the host is dead[\s\S]*?(node-\d) has taken over: \d+ ms from the death to a transaction/.exec(
         output,
       ) ?? [];
     expect(heir).not.toBe(dead);

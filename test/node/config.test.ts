@@ -5,6 +5,7 @@ import { parse } from 'smol-toml';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { cacheSettings } from '../../src/cache/settings.js';
 import { withDefaults } from '../../src/databases/postgres/options.js';
+import { verifierOf } from '../../src/databases/postgres/serve.js';
 import { nativeSettings } from '../../src/engine/options.js';
 import { coordinatorSchema } from '../../src/failover/coordinator/settings.js';
 import { controllerSettings } from '../../src/failover/settings.js';
@@ -250,16 +251,25 @@ test('the example names every setting, and its comments the defaults', () => {
     coordinatorSchema.parse({ kind: 'etcd', endpoints: ['http://h:2379'] }),
   );
 
+  const verifier = verifierOf('secret');
+  writeFileSync(join(dir, 'p'), 'a password\n');
   const servers = (tables: Readonly<Record<string, readonly string[]>>) => {
     const lines = (name: string) => tables[`postgres.${name}`] ?? [];
     const toml = [
       ...['[postgres.server]', 'conninfo = "host=h"', ...lines('server')],
-      ...['[postgres.serve]', 'directory = "/s"', ...lines('serve')],
+      ...['[postgres.serve]', 'directory = "/s"', 'listen = "h:1"', ...lines('serve')],
+      `roles = [{ name = "r", verifier = "${verifier}" }, { name = "p", password_file = "p" }]`,
+      ...['[postgres.serve.tls]', 'cert_file = "c"', 'key_file = "k"', ...lines('serve.tls')],
+      ...['[postgres.serve.ordinary]', 'host = "h"', ...lines('serve.ordinary')],
     ];
     return withDefaults(read(`${identity}${cluster}${toml.join('\n')}`).postgres ?? {});
   };
-  expect(postgres['postgres.serve']).toHaveLength(4);
+  expect(postgres['postgres.serve']).toHaveLength(5);
   expect(servers(postgres)).toEqual(servers({}));
+  expect(servers({}).sender).toMatchObject({
+    roles: [{ verifier }, { passwordFile: join(dir, 'p') }],
+    tls: { certFile: join(dir, 'c'), keyFile: join(dir, 'k') },
+  });
 });
 
 const clustered = `${identity}listen = "h:1"\n${cluster}`;

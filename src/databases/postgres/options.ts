@@ -10,7 +10,6 @@ import {
   type SenderSettings,
   senderSettings,
   serveSchema,
-  serveTableSchema,
 } from './serve.js';
 
 /** The primary's server, and how walship is its standby. */
@@ -96,7 +95,7 @@ export const postgresSchema = z.strictObject({
       silenceMs: ms(100, 3_600_000).optional(),
     })
     .optional(),
-  serve: serveTableSchema.optional(),
+  serve: serveSchema.optional(),
   manage: z
     .strictObject({
       dataDir: z.string().min(1),
@@ -108,7 +107,6 @@ export const postgresSchema = z.strictObject({
     })
     .optional(),
 });
-const partsSchema = postgresSchema.extend({ serve: serveSchema.optional() });
 const epochSchema = z.object({ epoch: z.bigint().min(1n).optional() });
 
 /** The servers beside a node. */
@@ -184,7 +182,7 @@ export function split(options: PostgresOptions): PostgresSettings & { readonly e
   const engine: EngineOptions = { ...rest, applied: 'manual' };
   const parts = { server, serve, manage };
   const problems = [
-    ...[partsSchema.safeParse(parts), epochSchema.safeParse({ epoch })].flatMap(({ error }) =>
+    ...[postgresSchema.safeParse(parts), epochSchema.safeParse({ epoch })].flatMap(({ error }) =>
       error ? problemsOf(error) : [],
     ),
     ...engineProblems(engine),

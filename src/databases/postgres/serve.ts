@@ -130,16 +130,6 @@ const serveFields = z.strictObject({
   connectTimeoutMs: ms.optional(),
 });
 
-/** What a configuration file may say of it. */
-export const serveTableSchema = serveFields.pick({
-  directory: true,
-  port: true,
-  users: true,
-  sendAt: true,
-  standby: true,
-  silenceMs: true,
-});
-
 export const serveSchema = serveFields.check((context) => {
   const { listen, roles, tls } = context.value;
   const problem = (message: string, ...path: string[]) =>
