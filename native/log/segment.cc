@@ -19,7 +19,7 @@ constexpr std::string_view kSparePrefix = "spare-";
 constexpr std::string_view kDivergedPrefix = "diverged-";
 constexpr std::string_view kUnfinishedSuffix = ".new";
 // The last one is the node's: its administration socket (src/node/admin.ts).
-constexpr std::array<std::string_view, 5> kOwnNames = {"lock", "mark", "epochs", "readers", "walship.sock"};
+constexpr std::array<std::string_view, 6> kOwnNames = {"lock", "mark", "epochs", "readers", "walship.sock", "journal"};
 
 std::optional<uint64_t> parseNumber(std::string_view text, int base) {
   uint64_t value = 0;

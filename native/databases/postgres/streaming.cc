@@ -93,7 +93,7 @@ Result<bool> Session::sendWal() {
   }
   const uint64_t limit = following_ ? std::min(sendable(), following_->lsn) : sendable();
   if (next_ >= limit) return false;
-  auto piece = cursor_.read(next_, limit, epochMax_, kWalBytesMax);
+  auto piece = cursor_.read(next_, limit, epochMax_, kWalBytesMax, following_ && limit == following_->lsn);
   if (!piece) {
     if (piece.error().is("WALSHIP_ERR_ARENA_BUSY")) {
       std::this_thread::sleep_for(kArenaPause);

@@ -1,51 +1,98 @@
 #include "databases/postgres/wal_cursor.h"
 
+#include "databases/postgres/wal.h"
+
 namespace walship::postgres {
 
-Result<WalCursor::Piece> WalCursor::read(uint64_t lsn, uint64_t limit, uint64_t epochMax, size_t bytesMax) {
+namespace {
+// The rest of one, a record that goes on, and the page that it goes on in.
+constexpr int kPagesMax = 3;
+
+// Where a frame lies whose payload is in a part.
+struct Place {
+  uint64_t page = UINT64_MAX;
+  uint32_t offset = 0;
+};
+}  // namespace
+
+Result<WalCursor::Piece> WalCursor::read(uint64_t lsn, uint64_t limit, uint64_t epochMax, size_t bytesMax,
+                                         bool ends) {
   Store& store = engine_.store();
   const uint64_t cuts = engine_.pump().cuts();
   if (lsn != nextLsn_ || cuts != cuts_) page_ = UINT64_MAX;
   cuts_ = cuts;
-  for (bool again = true;; again = false) {
+  Piece piece;
+  std::vector<Place> places;
+  size_t whole = 0;  // up to where the last record ends
+  uint64_t at = lsn;
+  bool done = false;
+  const auto fits = [&] {
+    const uint64_t pageEnd = (lsn + piece.bytes) / kWalPageBytes * kWalPageBytes;
+    return std::max<size_t>(whole, pageEnd > lsn ? pageEnd - lsn : 0);
+  };
+  for (int pages = 0; pages < kPagesMax && !done; ++pages) {
     if (page_ == UINT64_MAX) {
-      auto page = store.pageOf(lsn);
+      auto page = store.pageOf(at);
       if (!page) return page.error();
       page_ = page.value();
       offset_ = 0;
     }
-    pin_ = store.arena().find(page_, Access::tailRead);
-    if (!pin_) {
+    Pin pin = store.arena().find(page_, Access::tailRead);
+    if (!pin) {
       auto fetched = store.fetch(page_, Access::tailRead);
       if (!fetched) return fetched.error();
-      pin_ = fetched.take();
+      pin = fetched.take();
     }
-    Piece piece;
-    uint32_t at = offset_;
-    forEachFrame(pin_.bytes(), offset_, pin_.filled(), [&](const FrameHeader& header, Bytes payload) {
-      if (header.lsn >= limit || piece.bytes >= bytesMax) return false;
+    uint32_t offset = std::max(offset_, kPageHeaderBytes);
+    forEachFrame(pin.bytes(), offset_, pin.filled(), [&](const FrameHeader& header, Bytes payload) {
+      done = header.lsn >= limit || piece.bytes >= bytesMax;
+      if (done) return false;
       const uint64_t end = header.lsn + header.length;
-      if (end > lsn) {
-        piece.newerEpoch = header.epoch > epochMax;
-        if (piece.newerEpoch) return false;
-        const size_t from = header.lsn < lsn ? lsn - header.lsn : 0;
+      if (end > at) {
+        piece.newerEpoch = done = header.epoch > epochMax;
+        if (done) return false;
+        const size_t from = header.lsn < at ? at - header.lsn : 0;
         const size_t step = std::min<uint64_t>(std::min<uint64_t>(header.length, limit - header.lsn) - from,
                                                bytesMax - piece.bytes);
-        // A part of a frame: the next call begins in it again.
         piece.parts.push_back({const_cast<std::byte*>(payload.data()) + from, step});
+        places.push_back({page_, offset});
         piece.bytes += step;
-        if (from + step < header.length) return false;
+        at += step;
+        done = from + step < header.length;
+        if (done) return false;
+        if ((header.flags & kFrameContinues) == 0) whole = piece.bytes;
       }
-      at = std::max(at, kPageHeaderBytes) + frameBytes(header.length);
+      offset += frameBytes(header.length);
       return true;
     });
-    offset_ = at;
-    nextLsn_ = lsn + piece.bytes;
-    if (piece.bytes > 0 || piece.newerEpoch || !again) return piece;
+    pins_.push_back(std::move(pin));
+    // Nothing goes on across the beginning of an epoch.
+    if (piece.newerEpoch || (ends && at >= limit)) whole = piece.bytes;
+    done |= at >= limit || fits() > 0;
     // At the end of a finished page the next byte is in another one.
-    pin_.release();
-    page_ = UINT64_MAX;
+    if (!done) page_ = UINT64_MAX;
   }
+  const size_t bytes = fits();
+  // The next call begins in the frame that this piece ends in, or behind it.
+  size_t kept = 0;
+  Place next;
+  while (!piece.parts.empty() && kept < bytes) {
+    const size_t index = piece.parts.size() - 1;
+    if (piece.bytes - piece.parts[index].iov_len < bytes) {
+      piece.parts[index].iov_len -= piece.bytes - bytes;
+      next = places[index];
+      kept = bytes;
+    } else {
+      piece.bytes -= piece.parts[index].iov_len;
+      piece.parts.pop_back();
+    }
+  }
+  if (bytes == 0) piece.parts.clear();
+  piece.bytes = bytes;
+  page_ = next.page;
+  offset_ = next.offset;
+  nextLsn_ = lsn + bytes;
+  return piece;
 }
 
 }  // namespace walship::postgres

@@ -269,7 +269,8 @@ export class PostgresDemo implements Demonstration {
       const seen = await look().catch(() => undefined);
       if (seen !== undefined && seen !== false) return seen;
     }
-    throw new Error(`waited ${patienceMs / 1000} s for ${what}`);
+    const said = this.#hosts.map((host) => host.lastWords());
+    throw new Error(`waited ${patienceMs / 1000} s for ${what}\n${said.join('\n')}`);
   }
 
   /** Every server follows, and has replayed everything. */

@@ -14,6 +14,7 @@ const main = fileURLToPath(new URL('../../../dist/cli/main.js', import.meta.url)
 /** Debian's. */
 export const binDir = '/usr/lib/postgresql/15/bin';
 
+const linesKept = 15;
 const asRoot = process.getuid?.() === 0;
 
 /** A line of a node's log. */
@@ -33,6 +34,8 @@ export class Host {
   readonly #config: string;
   readonly #hear: (said: Said) => void;
   #node: ChildProcess | undefined;
+  /** The last lines of the node's log. */
+  #lines: string[] = [];
 
   /** @param hear gets every line of the node's log */
   constructor(base: string, name: string, port: number, first: boolean, hear: (said: Said) => void) {
@@ -111,7 +114,18 @@ log_file = "${name}/data/server.log"
     });
     this.#node = child;
     writeFileSync(join(this.#base, `${this.name}.pid`), String(child.pid));
-    createInterface({ input: child.stdout }).on('line', (line) => this.#hear(JSON.parse(line)));
+    createInterface({ input: child.stdout }).on('line', (line) => {
+      const said: Said = JSON.parse(line);
+      this.#lines = [...this.#lines, said.message].slice(-linesKept);
+      this.#hear(said);
+    });
+  }
+
+  /** What its node and its server said last, for when the show does not go on. */
+  lastWords(): string {
+    const file = join(this.dataDir, 'server.log');
+    const server = existsSync(file) ? readFileSync(file, 'utf8').trimEnd().split('\n').slice(-linesKept) : [];
+    return [`${this.name}, node:`, ...this.#lines, `${this.name}, server:`, ...server].join('\n  ');
   }
 
   /** Node and server at once, as when the host loses power. */
