@@ -104,7 +104,10 @@ log_file = "${name}/data/server.log"
   async init(): Promise<string> {
     const { stdout } = await run(process.execPath, [main, 'postgres', 'init', '-c', this.#config]);
     // Small files: the demonstration writes little.
-    appendFileSync(join(this.dataDir, 'postgresql.conf'), "shared_buffers = '32MB'\nmin_wal_size = '64MB'\n");
+    appendFileSync(
+      join(this.dataDir, 'postgresql.conf'),
+      "listen_addresses = ''\nshared_buffers = '32MB'\nmin_wal_size = '64MB'\n",
+    );
     return stdout;
   }
 

@@ -1,10 +1,11 @@
 import { execFile } from 'node:child_process';
-import { existsSync, readFileSync, statSync } from 'node:fs';
-import { appendFile, chown, mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
+import { appendFile, chown, mkdir, readFile, rename, rm, truncate, writeFile } from 'node:fs/promises';
 import { userInfo } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { WalshipError } from '../../engine/errors.js';
+import { parseLsn } from '../../engine/lsn.js';
 import { settled } from '../../engine/native.js';
 import { nativePostgres } from './native.js';
 import type { PostgresManage } from './options.js';
@@ -136,9 +137,9 @@ export class PostgresServerControl {
         this.settings.dataDir,
         `--source-server=${from} dbname=postgres`,
       );
-      how = /no rewind required/.test(said)
-        ? 'it had nothing that the other has not'
-        : 'rewound by pg_rewind';
+      const rewound = !/no rewind required/.test(said);
+      if (rewound) await this.#forgetTail();
+      how = rewound ? 'rewound by pg_rewind' : 'it had nothing that the other has not';
     } catch (error) {
       how = `made anew by pg_basebackup, the old one is ${await this.#replace(from)}: ${(error as Error).message}`;
     }
@@ -186,6 +187,36 @@ export class PostgresServerControl {
 
   async #copy(from: string, to: string): Promise<void> {
     await this.#program('pg_basebackup', '-D', to, '-d', from, '-c', 'fast', '-X', 'stream');
+  }
+
+  /**
+   * pg_rewind keeps the WAL from the last common checkpoint on, and with it, in the segment where the timelines part, what
+   * this server alone had written behind that place. Where the other server has no such segment of the new timeline any more,
+   * recovery would read on in the old one: it is made to end where the timeline does, and goes on with what is streamed.
+   */
+  async #forgetTail(): Promise<void> {
+    const dir = this.#file('pg_wal');
+    const names = readdirSync(dir).sort();
+    const newest = names.findLast((name) => /^[0-9A-F]{8}\.history$/.test(name));
+    if (newest === undefined) return;
+    for (const line of (await readFile(join(dir, newest), 'utf8')).split('\n')) {
+      const [, timeline, lsn] = /^\s*(\d+)\s+([0-9A-F]+\/[0-9A-F]+)/.exec(line) ?? [];
+      if (timeline === undefined || lsn === undefined) continue;
+      const prefix = Number(timeline).toString(16).toUpperCase().padStart(8, '0');
+      for (const name of names) {
+        if (!name.startsWith(prefix) || !/^[0-9A-F]{24}$/.test(name)) continue;
+        const file = join(dir, name);
+        const { size } = statSync(file);
+        const log = BigInt(`0x${name.slice(8, 16)}`) << 32n;
+        const begin = log + BigInt(`0x${name.slice(16)}`) * BigInt(size);
+        const kept = Number(parseLsn(lsn) - begin);
+        if (kept <= 0) await rm(file);
+        else if (kept < size) {
+          await truncate(file, kept);
+          await truncate(file, size); // zeros
+        }
+      }
+    }
   }
 
   async #ownFiles(): Promise<Map<string, Buffer>> {
