@@ -103,11 +103,13 @@ log_file = "${name}/data/server.log"
   /** `walship postgres init`: what it prints. */
   async init(): Promise<string> {
     const { stdout } = await run(process.execPath, [main, 'postgres', 'init', '-c', this.#config]);
-    // Small files: the demonstration writes little.
-    appendFileSync(
-      join(this.dataDir, 'postgresql.conf'),
-      "listen_addresses = ''\nshared_buffers = '32MB'\nmin_wal_size = '64MB'\n",
-    );
+    // Nobody comes by TCP, a server that is killed leaves no shared memory behind, and little is written.
+    const settings = [
+      "listen_addresses = ''",
+      'dynamic_shared_memory_type = mmap',
+      "shared_buffers = '32MB'",
+    ];
+    appendFileSync(join(this.dataDir, 'postgresql.conf'), `${settings.join('\n')}\nmin_wal_size = '64MB'\n`);
     return stdout;
   }
 
