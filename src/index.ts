@@ -8,6 +8,9 @@ export {
   type WaitOptions,
   type WithPrimaryOptions,
 } from './cluster/router.js';
+export type { JournalContents, JournalEntry } from './consistency/journal.js';
+export type { PostgresAdapterStatus } from './databases/postgres/adapter.js';
+export type { Finding } from './databases/postgres/checks.js';
 export type {
   PostgresReceiverStatus,
   PostgresSenderStatus,

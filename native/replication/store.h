@@ -1,7 +1,8 @@
 // This node's copy of the log: the pages in memory, the pages on disk, and where each of them ends.
 //
-// Threads: the pump owns the received tail (advance, openPage, cut); the flusher calls flush(); reading calls are safe
-// from any thread. The tail page is always in memory and pinned.
+// Threads: the pump owns the received tail (advance, openPage, cut); the flusher calls flush(), and the pump flushes in
+// passToFlusher(), one of them at a time; reading calls are safe from any thread. The tail page is always in memory and
+// pinned.
 #pragma once
 
 #include <atomic>

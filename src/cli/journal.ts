@@ -5,7 +5,7 @@ import { type JournalEntry, mergeJournals, readJournal } from '../consistency/jo
 import { WalshipError } from '../engine/errors.js';
 import { formatLsn } from '../engine/lsn.js';
 import { stampOf, timeOf } from '../failover/clock.js';
-import { AdminClient, type Json, parseAdminAddress } from '../node/client.js';
+import { AdminClient, parseAdminAddress } from '../node/client.js';
 import { journalDir } from '../node/node.js';
 import { clientFor, type Target } from './control.js';
 import { exitCode } from './exit.js';
@@ -59,24 +59,24 @@ async function gather(client: AdminClient, after: bigint): Promise<Gathered> {
   let own: readonly JournalEntry[];
   let others: readonly { readonly node: string; readonly http?: string }[] = [];
   try {
-    const [status, journal] = await Promise.all([client.status(), client.journal(after)]);
+    const [status, journal] = await Promise.all([client.status(), wholeJournal(client, after)]);
     others = (status.failover?.members ?? []).filter(({ node }) => node !== status.nodeId);
-    own = fromJson(journal);
+    own = journal.entries;
     missing.push(...journal.damaged);
   } catch (error) {
     const files = filesOf(client);
     if (!(error instanceof WalshipError) || files === undefined) throw error;
-    const { entries, damaged } = readJournal(files);
-    own = entries.filter(({ clock }) => clock > after);
+    const { entries, damaged } = readJournal(files, { after });
+    own = entries;
     missing.push(...damaged, `${error.message}; this is what its files say, and no other node's`);
   }
   const journals = await Promise.all(
     others.map(async ({ node, http }) => {
       try {
         if (http === undefined) throw new Error('it has no admin_listen');
-        const journal = await new AdminClient(parseAdminAddress(http)).journal(after);
-        missing.push(...journal.damaged);
-        return fromJson(journal);
+        const { entries, damaged } = await wholeJournal(new AdminClient(parseAdminAddress(http)), after);
+        missing.push(...damaged);
+        return entries;
       } catch (error) {
         missing.push(`the journal of '${node}' is missing here: ${(error as Error).message}`);
         return [];
@@ -86,13 +86,22 @@ async function gather(client: AdminClient, after: bigint): Promise<Gathered> {
   return { entries: mergeJournals([own, ...journals]), missing };
 }
 
-function fromJson({ entries }: { readonly entries: readonly Json<JournalEntry>[] }): JournalEntry[] {
-  return entries.map((entry) => ({
-    ...entry,
-    clock: BigInt(entry.clock),
-    epoch: BigInt(entry.epoch),
-    lsn: BigInt(entry.lsn),
-  }));
+async function wholeJournal(client: AdminClient, after: bigint) {
+  const [entries, damaged]: [JournalEntry[], Set<string>] = [[], new Set()];
+  for (let more = true; more; ) {
+    const part = await client.journal(entries.at(-1)?.clock ?? after);
+    for (const entry of part.entries) {
+      entries.push({
+        ...entry,
+        clock: BigInt(entry.clock),
+        epoch: BigInt(entry.epoch),
+        lsn: BigInt(entry.lsn),
+      });
+    }
+    for (const place of part.damaged) damaged.add(place);
+    more = part.more && part.entries.length > 0;
+  }
+  return { entries, damaged };
 }
 
 /** A node's journal beside its socket, if it is in its log directory. */

@@ -73,6 +73,8 @@ export interface JournalContents {
   readonly entries: readonly JournalEntry[];
   /** Lines that are not as they were written, each with its place; the other lines are there. */
   readonly damaged: readonly string[];
+  /** There is more behind the last entry. */
+  readonly more: boolean;
 }
 
 const fileName = /^journal-([0-9]{10})\.jsonl$/;
@@ -84,19 +86,33 @@ function filesIn(dir: string): string[] {
     .sort();
 }
 
-/** Reads a journal, also while its node writes it. A line that is not finished yet is left out. */
-export function readJournal(dir: string): JournalContents {
+/** Which part of a journal is read. */
+export interface JournalRange {
+  /** Only what is behind this stamp. */
+  readonly after?: bigint;
+  /** So many entries at most. */
+  readonly max?: number;
+}
+
+/**
+ * Reads a journal, also while its node writes it. A line that is not finished yet is left out. What comes before the range is
+ * passed over without being decoded: a node is asked for this on the thread that its controller runs on.
+ */
+export function readJournal(dir: string, range: JournalRange = {}): JournalContents {
+  const { after = -1n, max = Number.POSITIVE_INFINITY } = range;
   const [entries, damaged]: [JournalEntry[], string[]] = [[], []];
   for (const name of filesIn(dir)) {
     const lines = readFileSync(join(dir, name), 'utf8').split('\n');
     lines.pop();
-    lines.forEach((line, i) => {
+    for (const [i, line] of lines.entries()) {
+      if (BigInt(/"clock":"([0-9]{1,20})"/.exec(line)?.[1] ?? after + 1n) <= after) continue;
+      if (entries.length >= max) return { entries, damaged, more: true };
       const entry = decodeEntry(line);
       if (entry) entries.push(entry);
       else damaged.push(`${join(dir, name)}:${i + 1}: this line is damaged`);
-    });
+    }
   }
-  return { entries, damaged };
+  return { entries, damaged, more: false };
 }
 
 /** In causal order; of what happened at once on two nodes, in any. */

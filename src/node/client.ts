@@ -77,8 +77,12 @@ export class AdminClient {
     return this.#send('GET', '/health');
   }
 
-  /** What the node wrote down behind a stamp. @throws {WalshipError} `WALSHIP_ERR_UNREACHABLE` */
-  journal(after = 0n): Promise<Json<JournalContents> & { readonly node: string }> {
+  /**
+   * What the node wrote down behind a stamp; if there is `more`, it is asked for behind the last entry's.
+   *
+   * @throws {WalshipError} `WALSHIP_ERR_UNREACHABLE`
+   */
+  journal(after = 0n): Promise<Json<JournalContents>> {
     return this.#send('GET', `/journal?after=${after}`);
   }
 

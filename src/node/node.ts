@@ -1,9 +1,9 @@
 import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { Journal, type JournalContents, readJournal } from '../consistency/journal.js';
+import { Journal, type JournalContents, type JournalRange, readJournal } from '../consistency/journal.js';
+import { PostgresAdapter, type PostgresAdapterStatus } from '../databases/postgres/adapter.js';
 import { type PostgresParts, partsProblems, withDefaults } from '../databases/postgres/options.js';
-import { PostgresSide, type PostgresSideStatus } from '../databases/postgres/side.js';
 import { Engine, type EngineStatus } from '../engine/engine.js';
 import { WalshipError } from '../engine/errors.js';
 import { formatLsn } from '../engine/lsn.js';
@@ -37,7 +37,7 @@ export interface NodeStatus extends EngineStatus {
   /** What the controller knows of the cluster; absent without failover. */
   readonly failover?: AgentStatus;
   /** Of the PostgreSQL servers; absent without. */
-  readonly postgres?: PostgresSideStatus;
+  readonly postgres?: PostgresAdapterStatus;
 }
 
 /** Whether a node does what its role asks of it. */
@@ -71,7 +71,7 @@ export class Node {
   readonly #endpoints = new ClusterEndpoints();
   #admin: AdminServer | undefined;
   #membership: Membership | undefined;
-  #postgres: PostgresSide | undefined;
+  #postgres: PostgresAdapter | undefined;
   #hook: RoleHook | undefined;
   #upstream: Upstream | undefined;
   #whyNoUpstream = '';
@@ -166,9 +166,9 @@ export class Node {
     const problems = partsProblems(parts, this.#config.failover !== undefined);
     if (problems.length > 0)
       throw new WalshipError('WALSHIP_ERR_CONFIG', problems.join('\n'), { details: { problems } });
-    const side = await PostgresSide.open(this.engine, withDefaults(parts));
-    this.#postgres = side;
-    const { sender } = side.status();
+    const adapter = await PostgresAdapter.open(this.engine, withDefaults(parts));
+    this.#postgres = adapter;
+    const { sender } = adapter.status();
     if (sender)
       this.#tell('info', 'postgres-serves', `standby servers get their WAL at ${sender.socketPath}`, {
         path: sender.socketPath,
@@ -325,8 +325,8 @@ export class Node {
   }
 
   /** What this node wrote down of what it saw and did. */
-  journal(): JournalContents {
-    return readJournal(journalDir(this.#config.engine.dir));
+  journal(range?: JournalRange): JournalContents {
+    return readJournal(journalDir(this.#config.engine.dir), range);
   }
 
   /** Whether it does what its role asks of it. */
@@ -358,7 +358,7 @@ export class Node {
     return { ok: problems.length === 0, problems };
   }
 
-  #serverProblems({ receiver, problem }: PostgresSideStatus, role: EngineStatus['role']): string[] {
+  #serverProblems({ receiver, problem }: PostgresAdapterStatus, role: EngineStatus['role']): string[] {
     const problems = problem === '' ? [] : [problem];
     if (role === 'primary' && receiver && receiver.state !== 'streaming') {
       const why = receiver.problem ? `: ${receiver.problem.message}` : '';

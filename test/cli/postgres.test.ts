@@ -1,5 +1,5 @@
 // A node beside a PostgreSQL server, as a DBA sets it up: configuration file, init, node, status.
-import { appendFileSync, chmodSync, chownSync, existsSync, mkdirSync } from 'node:fs';
+import { appendFileSync, chmodSync, chownSync, existsSync, mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test, vi } from 'vitest';
 import { PostgresServerControl } from '../../src/databases/postgres/managed.js';
@@ -40,6 +40,7 @@ log_file = "server-${name}/log"
   };
 }
 
+const pidFile = ({ server }: { readonly server: string }) => join(server, 'data', 'postmaster.pid');
 const rule = 'commit_rule = { level = "flushed", any = 1 }';
 
 withServer('init, two nodes, status; the second host gets its data by itself', async () => {
@@ -76,7 +77,7 @@ withServer('init, two nodes, status; the second host gets its data by itself', a
   expect(again.stdout).not.toContain('empty database cluster');
   expect(again.stdout).toMatch(/PROBLEM {2}max_wal_senders is 1.*; set max_wal_senders = 10 and restart/);
   expect(again.stdout).toMatch(/warning {2}fsync is off/);
-  expect(existsSync(join(a.server, 'data', 'postmaster.pid'))).toBe(false);
+  expect(existsSync(pidFile(a))).toBe(false);
   appendFileSync(join(a.server, 'data', 'postgresql.conf'), 'max_wal_senders = 10\n');
   const taken = await walship(['postgres', 'clone', '-c', configA, '--from', 'host=x']);
   expect(taken.code).toBe(2);
@@ -111,7 +112,7 @@ withServer('init, two nodes, status; the second host gets its data by itself', a
     expect(json.node.sender.sessions).toMatchObject([{ applicationName: 'b', streaming: true }]);
 
     // A server that dies is started again.
-    await servers[1]?.stop('immediate');
+    process.kill(Number(readFileSync(pidFile(b), 'utf8').split('\n')[0]), 'SIGQUIT');
     await until('the server of b is there again', async () =>
       /standby that streams from/.test((await walship(['postgres', 'status', '-c', configB])).stdout),
     );

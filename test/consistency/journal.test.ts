@@ -123,6 +123,21 @@ test('it keeps within its bound, the newest entries, and its numbers', () => {
   );
 });
 
+test('it is read in parts, each behind the last', () => {
+  const journal = Journal.open(dir, { node: 'a', bytesMax: 65_536 });
+  for (let i = 1; i <= 250; i++) journal.append(entry(BigInt(i), `message ${i}`));
+  journal.close();
+  const [read, parts]: [bigint[], number[]] = [[], []];
+  for (let more = true; more; ) {
+    const part = readJournal(dir, { after: read.at(-1) ?? 20n, max: 100 });
+    read.push(...part.entries.map(({ clock }) => clock));
+    parts.push(part.entries.length);
+    more = part.more;
+  }
+  expect(parts).toEqual([100, 100, 30]);
+  expect(read).toEqual(Array.from({ length: 230 }, (_, i) => BigInt(i + 21)));
+});
+
 test('a journal that cannot be written is told once, and hinders nobody', () => {
   const problems: string[] = [];
   const options = { node: 'a', onProblem: (message: string) => problems.push(message) };

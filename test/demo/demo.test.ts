@@ -3,7 +3,7 @@ import { once } from 'node:events';
 import { chmodSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, expect, test } from 'vitest';
+import { afterAll, expect, onTestFailed, test } from 'vitest';
 
 // Not scripts/demo itself: its set-up step would build the package anew under the tests that use it.
 const demo = ['--import', 'tsx', 'scripts/demo.d/main.ts'];
@@ -17,6 +17,7 @@ function start(args: readonly string[], name: string) {
   chmodSync(directory, 0o755);
   const child = spawn(process.execPath, [...demo, ...args], { env: { ...process.env, TMPDIR: directory } });
   let output = '';
+  onTestFailed(() => console.log(output));
   const said = (text: string) => new Promise<void>((resolve) => waiting.push({ text, resolve }));
   const waiting: { text: string; resolve: () => void }[] = [];
   for (const stream of [child.stdout, child.stderr]) {

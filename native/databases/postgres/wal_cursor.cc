@@ -73,21 +73,17 @@ Result<WalCursor::Piece> WalCursor::read(uint64_t lsn, uint64_t limit, uint64_t 
     if (!done) page_ = UINT64_MAX;
   }
   const size_t bytes = fits();
-  // The next call begins in the frame that this piece ends in, or behind it.
-  size_t kept = 0;
-  Place next;
-  while (!piece.parts.empty() && kept < bytes) {
-    const size_t index = piece.parts.size() - 1;
-    if (piece.bytes - piece.parts[index].iov_len < bytes) {
-      piece.parts[index].iov_len -= piece.bytes - bytes;
-      next = places[index];
-      kept = bytes;
-    } else {
-      piece.bytes -= piece.parts[index].iov_len;
-      piece.parts.pop_back();
-    }
+  while (piece.bytes > bytes && piece.bytes - piece.parts.back().iov_len >= bytes) {
+    piece.bytes -= piece.parts.back().iov_len;
+    piece.parts.pop_back();
+    places.pop_back();
   }
-  if (bytes == 0) piece.parts.clear();
+  // The next call begins in the frame that this piece ends in, or behind it.
+  Place next;
+  if (!places.empty()) {
+    piece.parts.back().iov_len -= piece.bytes - bytes;
+    next = places.back();
+  }
   piece.bytes = bytes;
   page_ = next.page;
   offset_ = next.offset;

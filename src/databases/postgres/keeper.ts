@@ -51,8 +51,8 @@ export class ServerKeeper {
   #goal: ServerGoal | undefined;
   #reached: ServerGoal | undefined;
   #streams = false;
-  /** The server's last shutdown did not have to be hastened. */
-  #complete = false;
+  /** For this goal the server's shutdown was hastened: what it had written may not all be in the log. */
+  #hastened: ServerGoal | undefined;
   #wake = () => {};
   #closed = false;
   readonly #ended: Promise<void>;
@@ -89,7 +89,7 @@ export class ServerKeeper {
   async reach(goal: ServerGoal): Promise<boolean> {
     this.pursue(goal);
     while (goal === this.#goal && goal !== this.#reached && !this.#closed) await sleep(pollMs);
-    return goal === this.#reached && this.#complete;
+    return goal === this.#reached && goal !== this.#hastened;
   }
 
   /** For a planned stop: a server that is the primary still is stopped, with all that it has written in the log. */
@@ -178,7 +178,7 @@ export class ServerKeeper {
       });
       stopping.catch(() => {}); // It is awaited below.
       await (goal.patienceMs === undefined ? stopping : Promise.race([stopping, sleep(goal.patienceMs)]));
-      this.#complete = stopped;
+      if (!stopped) this.#hastened = goal;
       await this.#endStream();
       return await stopping;
     }

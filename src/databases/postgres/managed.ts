@@ -123,6 +123,7 @@ export class PostgresServerControl {
    *
    * @param from the primary server, as a connection string
    * @returns what was done, in a sentence
+   * @throws {WalshipError} `WALSHIP_ERR_POSTGRES_CONTROL`: to be tried again
    */
   async follow(from: string): Promise<string> {
     await this.#expectPrimary(from);
@@ -131,6 +132,7 @@ export class PostgresServerControl {
     const kept = await this.#ownFiles();
     let how: string;
     try {
+      await this.#recover();
       const said = await this.#program(
         'pg_rewind',
         '-D',
@@ -141,11 +143,28 @@ export class PostgresServerControl {
       if (rewound) await this.#forgetTail();
       how = rewound ? 'rewound by pg_rewind' : 'it had nothing that the other has not';
     } catch (error) {
-      how = `made anew by pg_basebackup, the old one is ${await this.#replace(from)}: ${(error as Error).message}`;
+      const { message } = error as Error;
+      // Its processes are dead, but not all gone yet: this passes, and is no reason to copy everything.
+      if (/lock file|shared memory block/.test(message)) throw error;
+      how = `made anew by pg_basebackup, the old one is ${await this.#replace(from)}: ${message}`;
     }
     for (const [name, content] of kept) await this.#write(name, content);
     await this.#write('standby.signal', Buffer.alloc(0));
     return how;
+  }
+
+  /**
+   * Recovers a server that was killed, with all of its WAL kept. pg_rewind would do it by itself, but the checkpoint that
+   * such a recovery ends with removes what is older, and with it the last checkpoint that both servers have, from which
+   * on pg_rewind has to read. As pg_rewind's own does, it leaves the sync to pg_rewind.
+   */
+  async #recover(): Promise<void> {
+    const { dataDir, configFile } = this.settings;
+    const state = await this.#program('pg_controldata', '-D', dataDir);
+    if (/^Database cluster state: +shut down/m.test(state)) return;
+    const settings = ['wal_keep_size=1TB', ...(configFile ? [`config_file=${configFile}`] : [])];
+    const options = settings.flatMap((setting) => ['-c', setting]);
+    await this.#program('postgres', '--single', '-F', '-D', dataDir, ...options, 'template1');
   }
 
   /** Makes the data directory, which is missing, as a standby of another server. */
@@ -255,11 +274,13 @@ export class PostgresServerControl {
     // A server refuses to run as root.
     const { uid, gid } = statSync(this.settings.dataDir);
     try {
-      const { stdout, stderr } = await run(join(this.settings.binDir, name), args, {
+      const running = run(join(this.settings.binDir, name), args, {
         ...(process.getuid?.() === 0 && { uid, gid }),
         cwd: '/',
         env: { ...process.env, LC_ALL: 'C' },
       });
+      running.child.stdin?.end();
+      const { stdout, stderr } = await running;
       return stdout + stderr;
     } catch (error) {
       const {

@@ -3,12 +3,12 @@ import { Engine, type EngineEvent, type EngineStatus } from '../../engine/engine
 import type { Upstream } from '../../engine/options.js';
 import type { Agent } from '../../failover/agent.js';
 import { Membership } from '../../failover/membership.js';
+import { PostgresAdapter, type PostgresAdapterStatus } from './adapter.js';
 import { type PostgresOptions, split } from './options.js';
-import { PostgresSide, type PostgresSideStatus } from './side.js';
 
 /** What a node beside a PostgreSQL server tells of itself: the engine's status, and that of the two ends. */
 export interface PostgresStatus extends EngineStatus {
-  readonly postgres: PostgresSideStatus;
+  readonly postgres: PostgresAdapterStatus;
 }
 
 /**
@@ -36,7 +36,7 @@ export async function openPostgres(options: PostgresOptions): Promise<PostgresNo
   const settings = split(options);
   const engine = await Engine.open(settings.engine);
   try {
-    const node = new PostgresNode(engine, await PostgresSide.open(engine, settings));
+    const node = new PostgresNode(engine, await PostgresAdapter.open(engine, settings));
     if (options.failover) await node.join(options);
     else if (options.upstream) await node.follow(options.upstream);
     else await node.promote(options.epoch);
@@ -51,15 +51,15 @@ export async function openPostgres(options: PostgresOptions): Promise<PostgresNo
 export class PostgresNode extends EventEmitter<{ event: [EngineEvent] }> {
   /** The engine under it: links, positions, commit rule. */
   readonly engine: Engine;
-  readonly #side: PostgresSide;
+  readonly #adapter: PostgresAdapter;
   #member: Membership | undefined;
   #closing: Promise<void> | undefined;
 
   /** @internal */
-  constructor(engine: Engine, side: PostgresSide) {
+  constructor(engine: Engine, adapter: PostgresAdapter) {
     super();
     this.engine = engine;
-    this.#side = side;
+    this.#adapter = adapter;
     engine.on('event', (event) => this.emit('event', event));
   }
 
@@ -75,12 +75,12 @@ export class PostgresNode extends EventEmitter<{ event: [EngineEvent] }> {
    * @throws {WalshipError} `WALSHIP_ERR_CONFIG` (the node has no `server`), `WALSHIP_ERR_POSTGRES…`
    */
   promote(epoch?: bigint): Promise<bigint> {
-    return this.#side.promote(epoch);
+    return this.#adapter.promote(epoch);
   }
 
   /** Becomes a standby of `upstream`; its own server gets no further WAL from here unless it follows the walsender. */
   follow(upstream: Upstream): Promise<void> {
-    return this.#side.follow(upstream);
+    return this.#adapter.follow(upstream);
   }
 
   /** The controller of this node; undefined without `failover`. */
@@ -91,9 +91,9 @@ export class PostgresNode extends EventEmitter<{ event: [EngineEvent] }> {
   /** @internal */
   async join(options: PostgresOptions): Promise<void> {
     const { failover, cluster, listen, commitRule } = options as Required<PostgresOptions>;
-    const { advertised: database } = this.#side;
+    const { advertised: database } = this.#adapter;
     this.#member = await Membership.join({
-      subject: this.#side.subject(() => this.agent),
+      subject: this.#adapter.subject(() => this.agent),
       cluster,
       listen,
       commitRule: commitRule ?? { level: 'async' },
@@ -103,7 +103,7 @@ export class PostgresNode extends EventEmitter<{ event: [EngineEvent] }> {
   }
 
   status(): PostgresStatus {
-    return { ...this.engine.status(), postgres: this.#side.status() };
+    return { ...this.engine.status(), postgres: this.#adapter.status() };
   }
 
   /**
@@ -116,9 +116,9 @@ export class PostgresNode extends EventEmitter<{ event: [EngineEvent] }> {
   }
 
   async #close(): Promise<void> {
-    await this.#side.retire();
+    await this.#adapter.retire();
     await this.#member?.leave();
-    await this.#side.close();
+    await this.#adapter.close();
     await this.engine.close();
   }
 

@@ -76,6 +76,9 @@ describe('a receiver that cannot go on', () => {
     now = await scene(15);
     const { primary, a } = now;
     await now.follow('b', a);
+    // A log that has nothing yet would begin wherever the server's WAL does.
+    const end = BigInt(await primary.sql("select pg_current_wal_flush_lsn() - '0/0'"));
+    await a.engine.reached('committed', end, 20_000);
     await a.close();
     await primary.sql("alter system set synchronous_standby_names = ''");
     await primary.stop('fast');

@@ -239,6 +239,7 @@ export function background(program: string, args: readonly string[]) {
   }
   const ended = new Promise<string>((resolve) => child.on('close', () => resolve(output)));
   return {
+    pid: child.pid,
     /** Its output, when it has ended. */
     ended,
     stop(): Promise<string> {

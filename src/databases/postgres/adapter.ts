@@ -17,7 +17,7 @@ import { type PostgresSettings, primaryConninfo } from './options.js';
 import { nativeSender } from './serve.js';
 
 /** What a node tells of the PostgreSQL servers that it serves and is served by. */
-export interface PostgresSideStatus {
+export interface PostgresAdapterStatus {
   /** Present if the node has a `server`. */
   readonly receiver?: PostgresReceiverStatus;
   /** Present if the node serves standby servers. */
@@ -33,7 +33,7 @@ const lookTimeoutMs = 5000;
 const holdMs = 3000;
 
 /** What stands between an engine and PostgreSQL: both ends of the stream and, with `manage`, the server itself. */
-export class PostgresSide {
+export class PostgresAdapter {
   readonly #engine: Engine;
   readonly #settings: PostgresSettings;
   readonly #receiver: NativeReceiver | undefined;
@@ -46,13 +46,13 @@ export class PostgresSide {
   #closed = false;
 
   /**
-   * @param engine with `applied: 'manual'`. It outlives the side; it stops the ends itself when it is closed first.
+   * @param engine with `applied: 'manual'`. It outlives the adapter; it stops the ends itself when it is closed first.
    * @throws {WalshipError} `WALSHIP_ERR_POSTGRES_LIBPQ`, `WALSHIP_ERR_LISTEN`
    */
-  static async open(engine: Engine, settings: PostgresSettings): Promise<PostgresSide> {
+  static async open(engine: Engine, settings: PostgresSettings): Promise<PostgresAdapter> {
     const { receiver, sender } = settings;
     const { core } = engine;
-    return new PostgresSide(
+    return new PostgresAdapter(
       engine,
       settings,
       receiver && (await settled(nativePostgres.openPostgresReceiver(core, receiver))),
@@ -201,7 +201,7 @@ export class PostgresSide {
     };
   }
 
-  status(): PostgresSideStatus {
+  status(): PostgresAdapterStatus {
     return direct(() => ({
       ...(this.#receiver && { receiver: this.#receiver.status() }),
       ...(this.#sender && { sender: this.#sender.status() }),
