@@ -131,6 +131,10 @@ export class Cluster {
     await this.#prepare(count);
   }
 
+  get isOpen(): boolean {
+    return this.#opened !== undefined;
+  }
+
   async close(): Promise<void> {
     const opened = this.#opened;
     if (!opened) return;

@@ -114,7 +114,7 @@ void Appender::closeFrame(uint16_t flags) {
   frameOpen_ = false;
 }
 
-Result<uint64_t> Appender::append(Bytes bytes, bool continues) {
+Result<uint64_t> Appender::append(Bytes bytes, bool continues, Ship ship) {
   bool wasPending = true;
   uint64_t end = 0;
   {
@@ -148,9 +148,9 @@ Result<uint64_t> Appender::append(Bytes bytes, bool continues) {
     if (!bytes.empty()) continued_ = continues;
     end = endLsn_.load(std::memory_order_relaxed) + bytes.size();
     endLsn_.store(end, std::memory_order_release);
-    if (!bytes.empty()) wasPending = pendingFlag_.exchange(true, std::memory_order_acq_rel);
+    if (!bytes.empty()) wasPending = pendingFlag_.exchange(true, std::memory_order_seq_cst);
   }
-  if (!wasPending) wake_();
+  if (!wasPending && ship == Ship::byPump) wake_();
   return end;
 }
 

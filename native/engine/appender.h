@@ -22,15 +22,22 @@ struct SealedBatch {
   uint64_t bytes = 0;
 };
 
+// Who sees to what was appended.
+enum class Ship : uint8_t {
+  byPump,    // it is woken
+  byCaller,  // nobody is told: the caller calls Pump::takeTurn() or wake() soon
+};
+
 class Appender {
  public:
   // `wake`: called after an append when nothing was pending before.
   Appender(Store& store, uint32_t frameBytesMax, std::function<void()> wake);
 
   // The LSN behind the bytes. Takes all or nothing. `continues`: the next append goes on with it; together they are one
-  // append, which is committed as a whole, and which a new primary keeps as a whole or not at all. Errors: WALSHIP_ERR_BACKPRESSURE (no page free, or held: wait for
-  // `writable`), WALSHIP_ERR_NOT_PRIMARY, WALSHIP_ERR_APPEND_TOO_LARGE, or what fail() gave.
-  Result<uint64_t> append(Bytes bytes, bool continues = false);
+  // append, which is committed as a whole, and which a new primary keeps as a whole or not at all. Errors:
+  // WALSHIP_ERR_BACKPRESSURE (no page free, or held: wait for `writable`), WALSHIP_ERR_NOT_PRIMARY,
+  // WALSHIP_ERR_APPEND_TOO_LARGE, or what fail() gave.
+  Result<uint64_t> append(Bytes bytes, bool continues = false, Ship ship = Ship::byPump);
   uint64_t endLsn() const { return endLsn_.load(std::memory_order_acquire); }
   size_t appendBytesMax() const { return appendBytesMax_; }
 
@@ -42,7 +49,7 @@ class Appender {
   Result<uint64_t> hold(bool on);
   bool held() const { return held_.load(std::memory_order_acquire); }
   void fail(Error error);
-  bool pending() const { return pendingFlag_.load(std::memory_order_acquire); }
+  bool pending() const { return pendingFlag_.load(std::memory_order_seq_cst); }
   // Seals at most about `bytesMax`. bytes == 0: there was nothing.
   SealedBatch seal(size_t bytesMax);
   // `lsn`, or, if that is within an append, where this began. Of what is sealed; `lsn` never goes back. Pump.

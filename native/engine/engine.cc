@@ -138,8 +138,8 @@ void Engine::retain() {
 
 Result<void> Engine::forgetReader(const std::string& node) { return readers_->remove(node); }
 
-Result<uint64_t> Engine::append(Bytes bytes, bool continues) {
-  auto end = pump_->appender().append(bytes, continues);
+Result<uint64_t> Engine::append(Bytes bytes, bool continues, Ship ship) {
+  auto end = pump_->appender().append(bytes, continues, ship);
   if (!end) {
     if (end.error().is("WALSHIP_ERR_BACKPRESSURE")) counters_[kStarved].store(1, std::memory_order_release);
   } else {

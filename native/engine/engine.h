@@ -35,7 +35,7 @@ class Engine {
   Counters& counters() { return counters_; }
   Histograms& histograms() { return histograms_; }
 
-  Result<uint64_t> append(Bytes bytes, bool continues = false);  // Appender::append()
+  Result<uint64_t> append(Bytes bytes, bool continues = false, Ship ship = Ship::byPump);  // Appender::append()
   // Payload from `lsn` on, at most to `limitLsn`, at most one page. none: nothing there yet.
   // `wait`: reads the page from disk if need be (blocks); else WALSHIP_ERR_NOT_CACHED.
   Result<std::optional<ReadChunk>> read(uint64_t lsn, uint64_t limitLsn, bool wait);

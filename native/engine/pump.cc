@@ -13,6 +13,8 @@ namespace walship {
 namespace {
 constexpr uint64_t kWakeId = 0;
 constexpr uint32_t kBusyRoundsPerLook = 4;
+constexpr int kEventsMax = 32;
+constexpr int kTurnRoundsMax = 4;
 constexpr uint64_t kMs = 1'000'000;
 }  // namespace
 
@@ -71,6 +73,20 @@ void Pump::wake() {
   if (!sleeping_.exchange(false, std::memory_order_seq_cst)) return;
   const uint64_t one = 1;
   WALSHIP_ASSERT(::write(wakeFd_.get(), &one, sizeof one) == sizeof one);
+}
+
+// Only what follows from an append is done here: with anything else under way the pump's own thread goes on.
+void Pump::takeTurn() {
+  if (!sleeping_.load(std::memory_order_seq_cst)) return;  // it looks for appends before it sleeps
+  {
+    const std::unique_lock turn(turn_, std::try_to_lock);
+    if (turn && primary_ && !commandsPending_.load(std::memory_order_acquire)) {
+      int rounds = 0;
+      while (rounds < kTurnRoundsMax && round(monotonicNs())) ++rounds;
+      if (rounds < kTurnRoundsMax && armLinks() && !notifyDue_.load(std::memory_order_relaxed)) return;
+    }
+  }
+  wake();
 }
 
 void Pump::post(std::function<void()> command) {
@@ -167,22 +183,23 @@ std::map<std::string, uint64_t> Pump::readers() {
 // ---- the thread ----
 
 void Pump::run() {
+  std::unique_lock turn(turn_);
   while (!stopping_.load(std::memory_order_acquire)) {
     const uint64_t nowNs = monotonicNs();
     const bool busy = round(nowNs);
     if (busy) {
       lastBusyNs_ = nowNs;
       // However busy, links that only events announce must be heard.
-      if (++busyRounds_ % kBusyRoundsPerLook == 0) takeEvents(0);
+      if (++busyRounds_ % kBusyRoundsPerLook == 0) takeEvents();
       continue;
     }
     const bool spin = settings_.completion == CompletionMode::busy ||
                       (settings_.completion == CompletionMode::adaptive &&
                        nowNs - lastBusyNs_ < uint64_t{settings_.spinUs} * 1000);
     if (spin) {
-      takeEvents(0);
+      takeEvents();
     } else {
-      sleep(nowNs);
+      sleep(nowNs, turn);
     }
   }
   runCommands();  // so that nobody waits in call() for ever
@@ -268,6 +285,12 @@ void Pump::part(const DownstreamSession& session) {
   }
 }
 
+// A position that JavaScript sees has moved. Both sides change kAwaited in one step, so that either JavaScript sees the
+// position, or this sees that somebody waits.
+void Pump::noteMoved() {
+  if (counters_[kAwaited].fetch_or(0, std::memory_order_acq_rel) != 0) notifyDue_ = true;
+}
+
 // JavaScript is woken at once when it is quiet, and at most once per window under load.
 void Pump::notify(uint64_t nowNs, bool idle) {
   if (!notifyDue_.load(std::memory_order_relaxed)) return;
@@ -291,7 +314,7 @@ bool Pump::armLinks() {
   return true;
 }
 
-void Pump::sleep(uint64_t nowNs) {
+void Pump::sleep(uint64_t nowNs, std::unique_lock<std::mutex>& turn) {
   if (!armLinks()) return;
   sleeping_.store(true, std::memory_order_seq_cst);
   const bool news = commandsPending_.load(std::memory_order_seq_cst) || (primary_ && appender_.pending()) ||
@@ -301,7 +324,12 @@ void Pump::sleep(uint64_t nowNs) {
     counters_[kPumpSleeps].fetch_add(1, std::memory_order_relaxed);
     uint64_t wakeNs = lastTickNs_ + uint64_t{settings_.session.heartbeatMs} * kMs / 2;
     if (upstream_ && upstream_->streaming()) wakeNs = std::min(wakeNs, upstream_->ackDueNs());
-    takeEvents(wakeNs > nowNs ? static_cast<int>((wakeNs - nowNs) / kMs + 1) : 0);
+    epoll_event events[kEventsMax];
+    turn.unlock();
+    const int count = ::epoll_wait(epoll_.get(), events, kEventsMax,
+                                   wakeNs > nowNs ? static_cast<int>((wakeNs - nowNs) / kMs + 1) : 0);
+    turn.lock();
+    for (int i = 0; i < count; ++i) heed(events[i].data.u64);
   }
   sleeping_.store(false, std::memory_order_seq_cst);
 }
@@ -320,20 +348,21 @@ void Pump::unwatch(const Link& link) {
   for (const int fd : link.fds()) WALSHIP_ASSERT(::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr) == 0);
 }
 
-void Pump::takeEvents(int timeoutMs) {
-  epoll_event events[32];
-  const int count = ::epoll_wait(epoll_.get(), events, 32, timeoutMs);
-  for (int i = 0; i < count; ++i) {
-    const uint64_t id = events[i].data.u64;
-    if (id == kWakeId) {
-      uint64_t ignored;
-      while (::read(wakeFd_.get(), &ignored, sizeof ignored) > 0) {
-      }
-    } else if (id == kUpstreamId) {
-      if (upstream_) upstream_->polledBusy = true;
-    } else if (const auto found = downstreams_.find(id); found != downstreams_.end()) {
-      found->second->polledBusy = true;
+void Pump::takeEvents() {
+  epoll_event events[kEventsMax];
+  const int count = ::epoll_wait(epoll_.get(), events, kEventsMax, 0);
+  for (int i = 0; i < count; ++i) heed(events[i].data.u64);
+}
+
+void Pump::heed(uint64_t eventId) {
+  if (eventId == kWakeId) {
+    uint64_t ignored;
+    while (::read(wakeFd_.get(), &ignored, sizeof ignored) > 0) {
     }
+  } else if (eventId == kUpstreamId) {
+    if (upstream_) upstream_->polledBusy = true;
+  } else if (const auto found = downstreams_.find(eventId); found != downstreams_.end()) {
+    found->second->polledBusy = true;
   }
 }
 

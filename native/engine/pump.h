@@ -2,7 +2,9 @@
 // and session.
 //
 // It sleeps in epoll; `busy` never sleeps, `adaptive` polls for a while first. Other threads reach it with post() and
-// wake().
+// wake(). A native thread that appends does a sleeping pump's work itself, with takeTurn(): to wake another thread takes
+// longer than to ship what there is. So "on the pump" means: with turn_ held, which the pump's thread gives away only
+// while it sleeps.
 #pragma once
 
 #include <array>
@@ -47,6 +49,9 @@ class Pump final : public SessionHost {
 
   // ---- any thread ----
   void wake();
+  // In place of wake(), for a thread that has just appended and has nothing better to do: if the pump sleeps, what there
+  // is to do is done here. The caller must hold nothing that an observer or a hook asks for.
+  void takeTurn();
   void post(std::function<void()> command);
   // Runs `command` on the pump and waits for what it gives. Must not be called on the pump.
   Result<uint64_t> call(std::function<Result<uint64_t>()> command);
@@ -149,12 +154,14 @@ class Pump final : public SessionHost {
   void watchStalls(uint64_t nowNs);
   void watchRule(uint64_t nowNs);
   void renewSnapshot(uint64_t nowNs);
+  void noteMoved();
   void notify(uint64_t nowNs, bool idle);
   bool armLinks();
-  void sleep(uint64_t nowNs);
+  void sleep(uint64_t nowNs, std::unique_lock<std::mutex>& turn);
   void watch(const Link& link, uint64_t id);
   void unwatch(const Link& link);
-  void takeEvents(int timeoutMs);
+  void takeEvents();
+  void heed(uint64_t eventId);
   uint64_t lagNs(uint64_t lsn, uint64_t nowNs) const;
 
   const EngineSettings settings_;
@@ -201,6 +208,7 @@ class Pump final : public SessionHost {
   uint64_t lastNotifyNs_ = 0;
   std::atomic<bool> notifyDue_{false};  // set by whoever has news for JavaScript
 
+  std::mutex turn_;  // owns all that is not atomic and has no other mutex
   std::atomic<bool> sleeping_{false};
   std::atomic<uint64_t> applied_{0};
   std::mutex appliedMutex_;         // so that no position from before a cut is said after it

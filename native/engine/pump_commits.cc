@@ -54,10 +54,10 @@ bool Pump::positionsChanged() {
     }
     if (upstream_) upstream_->positionsMoved(treeChanged);
     if (primary_) evaluateCommit();
-    notifyDue_ = true;
   }
   counters_[kReceivedLsn].store(received, std::memory_order_release);
   showEpochs();
+  if (changed) noteMoved();
   return changed;
 }
 
@@ -89,7 +89,7 @@ void Pump::evaluateCommit() {
     const std::lock_guard lock(commitMutex_);
     commitMoved_.notify_all();
   }
-  notifyDue_ = true;
+  noteMoved();
 }
 
 void Pump::evaluateProven(const Positions& own, const std::vector<StandbyPositions>& standbys) {

@@ -78,7 +78,7 @@ void Pump::heardFromUpstream(const Heartbeat& heartbeat) {
   if (known > committed_) {
     committed_ = known;
     counters_[kCommittedLsn].store(committed_, std::memory_order_release);
-    notifyDue_ = true;
+    noteMoved();
   }
 }
 

@@ -18,6 +18,7 @@ enum Counter : uint32_t {
   kReceivedLsn, kFlushedLsn, kAppliedLsn, kCommittedLsn, kEndLsn, kEpoch, kIsPrimary,
   kAppends, kAppendBytes, kBatches, kSyncs, kJsWakes, kPumpRounds, kPumpSleeps, kStarved,
   kLogEpoch, kPromisedEpoch, kUpstreamHeardNs,
+  kAwaited,  // written by JavaScript: not 0 while somebody there waits for a position
   kCounters
 };
 using Counters = std::array<std::atomic<uint64_t>, kCounters>;

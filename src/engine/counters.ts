@@ -20,4 +20,6 @@ export const counter = {
   promisedEpoch: 16,
   /** On the monotonic clock, in ns; 0: not heard yet. */
   upstreamHeardNs: 17,
+  /** Written here: not 0 while somebody waits for a position; otherwise nobody is woken when one moves. */
+  awaited: 18,
 } as const;

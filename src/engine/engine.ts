@@ -273,7 +273,9 @@ export class Engine extends EventEmitter<{ event: [EngineEvent] }> {
     if (this.#failure) return Promise.reject(this.#failure);
     if (this.#closing) return Promise.reject(closedError());
     if (this.#at(counter.committedLsn) >= lsn) return done;
-    return this.#commits.add(lsn);
+    const reached = this.#commits.add(lsn);
+    if (this.#beWoken()) this.#commits.release(this.#at(counter.committedLsn));
+    return reached;
   }
 
   /**
@@ -347,7 +349,13 @@ export class Engine extends EventEmitter<{ event: [EngineEvent] }> {
       const timer = setTimeout(wake, 100);
       this.#moves.add(wake);
       signal?.addEventListener('abort', wake);
+      if (this.#beWoken()) wake();
     });
+  }
+
+  /** From now on the data plane tells of positions. true: it did not before, and one may have moved untold. */
+  #beWoken(): boolean {
+    return Atomics.exchange(this.#counters, counter.awaited, 1n) === 0n;
   }
 
   /** For `applied: 'manual'`: everything below `lsn` is visible in this node's database. */
@@ -500,6 +508,8 @@ export class Engine extends EventEmitter<{ event: [EngineEvent] }> {
 
   /** Called once per wake-up of the data plane, however much has happened. */
   #wake(): void {
+    if (this.#commits.size === 0 && this.#moves.size === 0)
+      Atomics.exchange(this.#counters, counter.awaited, 0n);
     if (this.#commits.size > 0) this.#commits.release(this.#at(counter.committedLsn));
     for (const release of this.#moves) release();
     for (const event of this.#native.drainEvents()) this.#take(event);

@@ -15,6 +15,8 @@ constexpr uint64_t kMs = 1'000'000;
 constexpr uint64_t kGoodStreamNs = 5'000 * kMs;  // after such a one the next try is made soon
 constexpr auto kBackPressurePause = std::chrono::microseconds(200);
 constexpr size_t kMessagesPerLook = 64;
+constexpr size_t kAppendBytes = 16u << 10;  // records that came together are appended together, up to about so much
+constexpr size_t kShipBytes = 64u << 10;    // with so much to ship, the pump is to work beside this thread
 constexpr uint64_t kHorizonGrace = 10;  // times statusMs: for a standby that is away for a moment
 
 template <class T>
@@ -359,6 +361,7 @@ Error Receiver::stream(Server& server, uint32_t timeline) {
       }
       flushDue = flushDue_;
     }
+    if (std::exchange(unshipped_, 0) > 0) engine_.pump().takeTurn();
     // What moved while this thread was at the connection.
     if (statusDue_.load(std::memory_order_seq_cst)) {
       const std::lock_guard lock(connectionMutex_);
@@ -409,9 +412,18 @@ Result<void> Receiver::take(const WalData& data) {
                                                           " on, where " + formatLsn(endLsn_) + " comes next");
   }
   if (data.bytes.empty()) return {};
+  size_t whole = 0;  // of these bytes, up to the end of a record
   for (Bytes rest = data.bytes; !rest.empty();) {
-    const WalRecords::Piece piece = records_->next(rest);
-    if (auto appended = append(rest.first(piece.bytes), !piece.ends); !appended) return appended;
+    const WalRecords::Piece piece = records_->next(rest.subspan(whole));
+    if (piece.ends) whole += piece.bytes;
+    if (piece.ends && whole < kAppendBytes && whole < rest.size()) continue;
+    if (whole > 0) {
+      if (auto appended = append(rest.first(whole), false); !appended) return appended;
+    }
+    rest = rest.subspan(whole);
+    whole = 0;
+    if (piece.ends) continue;
+    if (auto appended = append(rest.first(piece.bytes), true); !appended) return appended;
     rest = rest.subspan(piece.bytes);
   }
   const std::lock_guard lock(statusMutex_);
@@ -423,16 +435,22 @@ Result<void> Receiver::take(const WalData& data) {
 
 Result<void> Receiver::append(Bytes bytes, bool continues) {
   for (;;) {
-    auto end = engine_.append(bytes, continues);
+    auto end = engine_.append(bytes, continues, Ship::byCaller);
     if (end) {
       // Nobody else appends to this log.
       WALSHIP_ASSERT(end.value() == endLsn_ + bytes.size());
       endLsn_ = end.value();
+      unshipped_ += bytes.size();
+      if (unshipped_ >= kShipBytes) {
+        unshipped_ = 0;
+        engine_.pump().wake();
+      }
       return {};
     }
     if (!end.error().is("WALSHIP_ERR_BACKPRESSURE")) return end.error();
     if (stopping_.load()) return makeError("WALSHIP_ERR_CLOSED", "the receiver is stopping");
     // The server is held back meanwhile, by TCP.
+    engine_.pump().wake();
     serveStatus();
     std::this_thread::sleep_for(kBackPressurePause);
   }

@@ -117,6 +117,7 @@ class Receiver final {
 
   std::optional<WalRecords> records_;
   uint64_t endLsn_ = 0;  // of the log, as far as appended here
+  uint64_t unshipped_ = 0;  // bytes appended since the pump was last told
   std::atomic<bool> stopping_{false};
   std::mutex statusMutex_;
   ReceiverStatus status_;

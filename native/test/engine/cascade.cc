@@ -57,6 +57,43 @@ TEST_CASE("engine: the commit rule counts cascaded nodes, and commits wait witho
   CHECK(within(5000, [&] { return leaf->counters()[kCommittedLsn].load() >= end; }));
 }
 
+TEST_CASE("engine: threads that ship what they append themselves, beside others and the pump, lose and double nothing") {
+  const TemporaryDirectory directory;
+  uint64_t end = 0;
+  {
+    auto settings = settingsOf(directory, "a");
+    settings.commitRule = {CommitLevel::flushed, CommitChoice::any, 1, {}};
+    auto primary = open(settings);
+    auto standby = open(settingsOf(directory, "b"));
+    REQUIRE(primary->promote(0));
+    follow(*standby, *primary);
+    std::atomic<uint64_t> bytesTaken{0};
+    std::atomic<uint64_t> late{0};
+    std::vector<std::thread> threads;
+    for (int thread = 0; thread < 4; ++thread) {
+      threads.emplace_back([&, thread] {
+        const std::vector<std::byte> bytes(100u + 50u * static_cast<uint32_t>(thread), std::byte(thread));
+        for (int i = 0; i < 300; ++i) {
+          const bool byCaller = thread != 0;
+          auto appended = primary->append(bytes, false, byCaller ? Ship::byCaller : Ship::byPump);
+          if (!appended) continue;
+          bytesTaken += bytes.size();
+          if (byCaller) primary->pump().takeTurn();
+          if (i % 3 == 0 && !primary->pump().waitCommitted(appended.value(), 10'000)) ++late;
+          if (i % 50 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(2));  // so that the pump falls asleep
+        }
+      });
+    }
+    for (auto& thread : threads) thread.join();
+    CHECK(late == 0);
+    end = primary->pump().appender().endLsn();
+    CHECK(end == bytesTaken);
+    CHECK(primary->pump().waitCommitted(end, 10'000));
+    CHECK(caughtUp(*standby, end));
+  }
+  checkIdentical(directory, "a", "b");
+}
+
 TEST_CASE("engine: what readers anywhere need is known at the top, as long as they are there") {
   const TemporaryDirectory directory;
   auto [primary, middle, leaf] = chain(directory);
