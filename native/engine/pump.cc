@@ -205,7 +205,7 @@ void Pump::run() {
   runCommands();  // so that nobody waits in call() for ever
   appender_.stop();
   counters_[kReceivedLsn].store(store_.receivedLsn(), std::memory_order_release);  // what was still to be sealed, too
-  store_.passToFlusher();
+  store_.passToFlusher(false);
   const Error closing = makeError("WALSHIP_ERR_CLOSED", "the engine is closing");
   for (auto& [id, session] : downstreams_) session->end(closing);
   if (upstream_) upstream_->end(closing);
@@ -235,7 +235,7 @@ bool Pump::round(uint64_t nowNs) {
     busy |= upstream_->step(nowNs);
     if (upstream_) upstream_->link().flush();
   }
-  if (const uint64_t tookNs = store_.passToFlusher(); tookNs != 0) {
+  if (const uint64_t tookNs = store_.passToFlusher(awaitedLevel() != CommitLevel::received); tookNs != 0) {
     counters_[kSyncs].fetch_add(1, std::memory_order_relaxed);
     histograms_.syncNs.recordShared(tookNs);
   }

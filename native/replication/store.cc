@@ -10,7 +10,11 @@ namespace {
 // A batch is one sync; a larger one would only delay the acknowledgement of its first bytes.
 constexpr size_t kBatchBytesMax = 4u << 20;
 // A thread on another core takes about as long to wake.
+// What takes less time than a thread needs to wake. And, if somebody waits for the disk, what is as little as one commit:
+// of more, the next ones would be held up.
 constexpr uint64_t kQuickSyncNs = 30'000;
+constexpr uint64_t kAwaitedSyncNs = 300'000;
+constexpr size_t kAwaitedBytesMax = 4u << 10;
 constexpr size_t kQuickBytesMax = 64u << 10;
 constexpr uint64_t kPinPatienceNs = 5'000'000'000;
 }  // namespace
@@ -82,23 +86,24 @@ void Store::openPage(Pin next) {
   flushDue_ = true;
 }
 
-uint64_t Store::passToFlusher() {
+uint64_t Store::passToFlusher(bool awaited) {
   if (!std::exchange(flushDue_, false)) return 0;
   {
     const std::lock_guard lock(targetMutex_);
     target_ = received_;
   }
-  if (const uint64_t tookNs = flushHere(); tookNs != 0) return tookNs;
+  const bool one = awaited && received_.lsn - flushedLsn() <= kAwaitedBytesMax;
+  if (const uint64_t tookNs = flushHere(one ? kAwaitedSyncNs : kQuickSyncNs); tookNs != 0) return tookNs;
   const std::lock_guard lock(targetMutex_);
   targetMoved_.notify_one();
   return 0;
 }
 
 // 0: it was not done here, or not well.
-uint64_t Store::flushHere() {
+uint64_t Store::flushHere(uint64_t syncNsMax) {
   if (sync_.mode != SyncMode::everyBatch) return 0;
   const std::unique_lock flushing(flushMutex_, std::try_to_lock);
-  if (!flushing || failed_ || syncTakesNs_ > kQuickSyncNs || received_.lsn - flushed_.lsn > kQuickBytesMax) return 0;
+  if (!flushing || failed_ || syncTakesNs_ > syncNsMax || received_.lsn - flushed_.lsn > kQuickBytesMax) return 0;
   const uint64_t before = monotonicNs();
   // A sync that has failed must not be tried again: the next one would say that all is well. The flusher tells it.
   if (auto moved = flushBatch(true); !moved) {
@@ -125,7 +130,7 @@ Result<void> Store::cut(const LogPosition& to) {
   const std::lock_guard flushing(flushMutex_);
   WALSHIP_ASSERT(to.lsn <= received_.lsn);
   // What is cut off is set aside from the files: it must be in them.
-  passToFlusher();
+  passToFlusher(false);
   while (written_ != received_) {
     if (auto written = flushBatch(true); !written) return written.error();
   }

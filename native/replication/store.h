@@ -43,9 +43,9 @@ class Store {
   // The tail page is done; `next` (the page after it, pinned) is the new one.
   void openPage(Pin next);
   // Has flushed what is received, if the tail has moved: after the bytes are on their way to others, whom that must not
-  // delay. Wakes the flusher for it; where the disk syncs sooner than a thread wakes, little is flushed at once, here.
-  // Gives the time of that; 0: the flusher's.
-  uint64_t passToFlusher();
+  // delay. Wakes the flusher for it; where the disk syncs soon, little is flushed at once, here. `awaited`: a commit waits
+  // for disks. Gives the time of that; 0: the flusher's.
+  uint64_t passToFlusher(bool awaited);
   // An empty log takes over the place of the upstream's first page.
   Result<void> startAt(const LogPosition& position);
   // The place behind the last append of which all frames are here. Blocks for the disk.
@@ -88,7 +88,7 @@ class Store {
   Store(Arena& arena, Log& log, const SyncSettings& sync) : arena_(arena), log_(log), sync_(sync) {}
   Result<void> loadTailPage(const LogPosition& tail);
   Result<bool> flushBatch(bool syncNow);
-  uint64_t flushHere();
+  uint64_t flushHere(uint64_t syncNsMax);
 
   Arena& arena_;
   Log& log_;
