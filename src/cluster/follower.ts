@@ -25,6 +25,10 @@ export class NodeFollower {
   readonly http: string;
   /** What it said last; undefined while it does not answer. */
   view: NodeView | undefined;
+  /** When that was asked for, by performance.now(): what it says is of no earlier time. */
+  askedAt = 0;
+  /** What a question and its answer take, smoothed; undefined: not measured yet. */
+  roundTripMs: number | undefined;
   /** Why it does not answer. */
   problem = 'was not reached yet';
   readonly #options: FollowerOptions;
@@ -70,7 +74,7 @@ export class NodeFollower {
         const after = version === undefined ? '' : `?after=${encodeURIComponent(version)}`;
         const view = await this.#get(`/cluster${after}`, after === '' ? this.#options.silentMs : pollMs);
         const isNew = view.version !== version;
-        this.#take(view);
+        this.#take(view, began);
         this.#scheduleCheck();
         waitMs = !isNew && performance.now() - began < idleMs ? idleMs : 0;
       } catch (error) {
@@ -104,7 +108,12 @@ export class NodeFollower {
       return;
     }
     try {
-      this.#take(await this.#get('/cluster', this.#options.silentMs));
+      const began = performance.now();
+      const view = await this.#get('/cluster', this.#options.silentMs);
+      const took = performance.now() - began;
+      this.roundTripMs =
+        this.roundTripMs === undefined ? took : this.roundTripMs + (took - this.roundTripMs) / 8;
+      this.#take(view, began);
       this.#scheduleCheck();
     } catch (error) {
       // The long poll may go on waiting for it for long.
@@ -112,9 +121,10 @@ export class NodeFollower {
     }
   }
 
-  #take(view: NodeView): void {
+  #take(view: NodeView, askedAt: number): void {
     if (this.#closed) return;
     this.view = view;
+    this.askedAt = askedAt;
     this.#onChange();
   }
 

@@ -5,6 +5,9 @@ import { encodeNodeView, type NodeView, nodeViewSchema } from '../../src/cluster
 const live = (node: string, more: Partial<NodeView> & { applied?: bigint } = {}): LiveNode => {
   const { applied = 0n, ...rest } = more;
   return {
+    ageMs: 0,
+    outstanding: 0,
+    chosenAt: 0,
     http: `http://${node}:80`,
     view: {
       version: '1',
@@ -45,7 +48,15 @@ test('replicas take turns, and only those that have applied it', () => {
     live('b', { applied: 95n, ...of('a', 3n) }),
     live('d', { applied: 99n, health: { ok: false }, ...of('a', 3n) }),
   ];
-  const turns = (minLsn: bigint) => [0, 1, 2, 3].map((turn) => chooseReplica(nodes, minLsn, turn)?.node);
+  const turns = (minLsn: bigint) => {
+    const chosenAt = new Map<string, number>();
+    return [1, 2, 3, 4].map((choice) => {
+      const nodesNow = nodes.map((each) => ({ ...each, chosenAt: chosenAt.get(each.http) ?? 0 }));
+      const chosen = chooseReplica(nodesNow, { minLsn });
+      if (chosen) chosenAt.set(chosen.http, choice);
+      return chosen?.node;
+    });
+  };
   expect(turns(0n)).toEqual(['b', 'c', 'b', 'c']);
   expect(turns(92n)).toEqual(['b', 'b', 'b', 'b']);
   expect(turns(96n)).toEqual([undefined, undefined, undefined, undefined]);
@@ -53,15 +64,15 @@ test('replicas take turns, and only those that have applied it', () => {
 
 test('a standby of an older primary may hold what will be cut off', () => {
   const nodes = [primary('a', 4n, { applied: 50n }), live('b', { applied: 95n, ...of('z', 3n) })];
-  expect(chooseReplica(nodes, 40n, 0)).toBeUndefined();
-  expect(chooseReplica(nodes, 0n, 0)?.node).toBe('b');
+  expect(chooseReplica(nodes, { minLsn: 40n })).toBeUndefined();
+  expect(chooseReplica(nodes, { minLsn: 0n })?.node).toBe('b');
 });
 
 test('without a healthy standby it is the primary, as far as it has it', () => {
   const nodes = [primary('a', 3n, { applied: 100n }), live('b', { health: { ok: false } })];
-  expect(chooseReplica(nodes, 100n, 5)?.node).toBe('a');
-  expect(chooseReplica(nodes, 101n, 5)).toBeUndefined();
-  expect(chooseReplica([], 0n, 0)).toBeUndefined();
+  expect(chooseReplica(nodes, { minLsn: 100n })?.node).toBe('a');
+  expect(chooseReplica(nodes, { minLsn: 101n })).toBeUndefined();
+  expect(chooseReplica([], { minLsn: 0n })).toBeUndefined();
 });
 
 test('members that nobody was asked at', () => {
