@@ -9,6 +9,8 @@ const pollMs = 15_000;
 /** An answer that tells nothing new should have waited: then it is asked no faster than this. */
 const idleMs = 100;
 const answerBytesMax = 4 << 20;
+/** The shortest of the last ones is the way; the others waited for somebody's processor. */
+const roundTripsMax = 8;
 
 export interface FollowerOptions {
   /** How often the node is asked beside the long poll, which alone would not show that it has fallen silent. */
@@ -27,11 +29,10 @@ export class NodeFollower {
   view: NodeView | undefined;
   /** When that was asked for, by performance.now(): what it says is of no earlier time. */
   askedAt = 0;
-  /** What a question and its answer take, smoothed; undefined: not measured yet. */
-  roundTripMs: number | undefined;
   /** Why it does not answer. */
   problem = 'was not reached yet';
   readonly #options: FollowerOptions;
+  readonly #roundTripsMs: number[] = [];
   readonly #onChange: () => void;
   readonly #agent = new Agent({ keepAlive: true });
   #closed = false;
@@ -47,6 +48,11 @@ export class NodeFollower {
     this.#options = options;
     this.#onChange = onChange;
     void this.#run();
+  }
+
+  /** What a question and its answer take; undefined: not measured yet. */
+  get roundTripMs(): number | undefined {
+    return this.#roundTripsMs.length > 0 ? Math.min(...this.#roundTripsMs) : undefined;
   }
 
   /** Asks for its view now. Never fails: `view` tells. */
@@ -111,8 +117,8 @@ export class NodeFollower {
       const began = performance.now();
       const view = await this.#get('/cluster', this.#options.silentMs);
       const took = performance.now() - began;
-      this.roundTripMs =
-        this.roundTripMs === undefined ? took : this.roundTripMs + (took - this.roundTripMs) / 8;
+      this.#roundTripsMs.push(took);
+      if (this.#roundTripsMs.length > roundTripsMax) this.#roundTripsMs.shift();
       this.#take(view, began);
       this.#scheduleCheck();
     } catch (error) {

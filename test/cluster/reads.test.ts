@@ -4,11 +4,14 @@ import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { afterAll, beforeAll, expect, test } from 'vitest';
-import { notApplied, type Router, type Target } from '../../src/index.js';
+import { afterAll, beforeAll, expect, onTestFinished, test } from 'vitest';
+import { type Node, notApplied, Router, type Target } from '../../src/index.js';
+import { until } from '../cli/support.js';
+import { knows, Lab, load, pause, quick } from '../consistency/support.js';
 import { FailoverCluster } from '../lib/failover.js';
 import { type Network, tcpNetwork } from '../lib/network.js';
 import { assertBuilt } from '../lib/process.js';
+import { Throttle } from '../lib/throttle.js';
 
 const program = fileURLToPath(new URL('reads.mjs', import.meta.url));
 const base = mkdtempSync(join(tmpdir(), 'walship-reads-'));
@@ -21,8 +24,6 @@ afterAll(() => {
   network.close();
   rmSync(base, { recursive: true, force: true });
 });
-
-const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 
 /** A question on a connection of its own; the ports are those of test/lib/failover.ts. */
 function ask({ http }: Target, question: string): Promise<string> {
@@ -174,4 +175,92 @@ test('under kills and stops no read lacks what its session has written or read',
     await cluster.close();
     cluster.remove();
   }
+});
+
+/** The router of nodes that nobody fails over: what they say of their own logs is enough. */
+function routerOf(...nodes: Node[]): Router {
+  const router = new Router({ nodes: nodes.map((node) => node.status().adminListen as string) });
+  onTestFinished(() => router.close());
+  return router;
+}
+
+test('maxLagMs is held: whoever is chosen has all that was made so long ago', async () => {
+  const lab = new Lab();
+  // A replica that is late is no finding here: its age alone counts.
+  const calm = { ...quick, stallMs: 30_000, driftMs: 60_000 };
+  const { node: a } = await lab.node('a', 'primary', 0, calm);
+  const wire = await Throttle.start(a.engine.listenPort, Number.POSITIVE_INFINITY);
+  onTestFinished(() => wire.close());
+  const { node: b } = await lab.node('b', 'standby', a.engine.listenPort);
+  const { node: c } = await lab.node('c', 'standby', wire.port, calm);
+  await knows(a, 'b', 'c');
+  const router = routerOf(a, b, c);
+  const marks: { lsn: bigint; at: number }[] = [];
+  const timer = setInterval(
+    () => marks.push({ lsn: a.engine.append(Buffer.alloc(32_768, 7)), at: performance.now() }),
+    20,
+  );
+  onTestFinished(() => clearInterval(timer));
+  const byName = new Map([a, b, c].map((node) => [node.engine.nodeId, node]));
+  const chosen: string[] = [];
+  const reads = async (milliseconds: number, maxLagMs: number, near?: string[]) => {
+    const until = performance.now() + milliseconds;
+    const names = new Set<string>();
+    while (performance.now() < until) {
+      const asked = performance.now();
+      const { node } = await router.replica({ maxLagMs, ...(near && { near }) });
+      const { applied } = (byName.get(node) as Node).engine.positions;
+      const lacks = marks.find(({ lsn }) => lsn > applied);
+      // What the reader sees when it comes there is not older than it asked for.
+      if (lacks) expect(asked - lacks.at).toBeLessThanOrEqual(maxLagMs);
+      names.add(node);
+      chosen.push(node);
+      await pause(5);
+    }
+    return [...names].sort().join('');
+  };
+  await until('all are known', () => router.nodes().every(({ view }) => view !== undefined));
+  expect(await reads(500, 400)).toBe('bc');
+  wire.bytesPerSecond = 1 << 20;
+  await until('c is late', () => c.engine.appliedAgeMs > 600);
+  expect(await reads(800, 400, ['c', 'b'])).toBe('b');
+  // Whoever bears with it gets the one that is near.
+  expect(await reads(200, 60_000, ['c', 'b'])).toBe('c');
+  wire.bytesPerSecond = Number.POSITIVE_INFINITY;
+  await until('c is back', async () => (await router.replica({ maxLagMs: 300, near: ['c'] })).node === 'c');
+  console.log(`${chosen.length} choices, all as young as asked for`);
+  await expect(router.replica({ maxLagMs: 0, timeoutMs: 200 })).rejects.toMatchObject({
+    code: 'WALSHIP_ERR_NO_REPLICA',
+    message: expect.stringMatching(/at most 0 ms behind within 200 ms/),
+  });
+});
+
+test('no reads go to a replica that a monitor distrusts, and again when it is well', async () => {
+  const lab = new Lab();
+  const { node: a } = await lab.node('a', 'primary');
+  // Its database applies nothing for a while, though its log has everything.
+  const { node: b, lines } = await lab.node('b', 'standby', a.engine.listenPort, quick, {
+    applied: 'manual',
+  });
+  const { node: c } = await lab.node('c', 'standby', a.engine.listenPort);
+  await knows(a, 'b', 'c');
+  const router = routerOf(a, b, c);
+  load(a, 1000, 10);
+  const applying = () => setInterval(() => b.engine.applied(b.engine.positions.flushed), 5);
+  let timer = applying();
+  onTestFinished(() => clearInterval(timer));
+  const chosen = async () => {
+    const names = new Set<string>();
+    for (let i = 0; i < 20; i++) names.add((await router.replica()).node);
+    return [...names].sort().join('');
+  };
+  await until('both are known', async () => (await chosen()) === 'bc');
+  clearInterval(timer);
+  await until('b is distrusted', () => lines.some(({ event }) => event === 'replica-stalled'));
+  await until('the router knows', async () => (await chosen()) === 'c');
+  expect(b.status().monitor.findings[0]?.message).toMatch(/^b applies nothing for /);
+  expect(b.health().ok).toBe(true);
+  expect((await router.replica({ near: ['b'] })).node).toBe('c');
+  timer = applying();
+  await until('b is trusted again', async () => (await chosen()) === 'bc');
 });
