@@ -14,7 +14,7 @@ constexpr uint64_t kNotKnown = UINT64_MAX;
 // this LSN. The primary makes them when it seals. A standby makes them of heartbeats: one that echoes an acknowledgement was
 // sent after that, so what it names as the tail holds all that the upstream had when the acknowledgement was sent, a time
 // that this node has read from its own clock. However long the heartbeat was on its way, behind whatever bytes, the mark is
-// right; and a node that hears nothing gets older marks by waiting. Pump thread only.
+// right; and a node that hears nothing gets older marks by waiting. On the pump only (engine/pump.h).
 class Freshness {
  public:
   void add(uint64_t lsn, uint64_t asOfNs) {

@@ -15,7 +15,7 @@ const role = z.enum(['primary', 'standby']);
  * and nodes are not renewed at the same moment.
  */
 export const nodeViewSchema = z.object({
-  /** Another one whenever anything here but positions and lag has changed. */
+  /** Another one whenever anything here but positions, history and lag has changed. */
   version: z.string().min(1).max(200),
   node: name,
   /** What the node itself is. */

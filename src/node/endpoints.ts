@@ -282,7 +282,6 @@ function viewOf(node: Endpointed): NodeView {
       ...(member.role && { role: member.role }),
     })),
     health: { ok: (node.health?.() ?? healthOf(node)).ok },
-    history: (history.at(-1)?.epoch ?? 0n) === logEpoch ? [...history] : [],
     ...(monitor && {
       distrusted: [...monitor.distrust()].map(([who, why]) => ({ node: who, why: [...why] })),
     }),
@@ -290,7 +289,14 @@ function viewOf(node: Endpointed): NodeView {
   // Made of the contents alone, so that a version of an earlier run of this node means the same.
   const text = JSON.stringify(view, (_, value) => (typeof value === 'bigint' ? String(value) : value));
   const version = createHash('sha256').update(text).digest('base64url').slice(0, 22);
-  return { version, ...view, positions, ...(Number.isFinite(appliedAgeMs) && { lagMs: appliedAgeMs }) };
+  return {
+    version,
+    ...view,
+    positions,
+    // The engine's status is a moment older than its counters.
+    history: (history.at(-1)?.epoch ?? 0n) === logEpoch ? [...history] : [],
+    ...(Number.isFinite(appliedAgeMs) && { lagMs: appliedAgeMs }),
+  };
 }
 
 function larger(a: bigint, b: bigint): bigint {
