@@ -1,14 +1,20 @@
 export type { CacheOptions } from './cache/settings.js';
-export type { Target } from './cluster/choose.js';
+export type { Near, Target } from './cluster/choose.js';
 export { known, notApplied } from './cluster/outcome.js';
 export {
+  type ReadOptions as RouterReadOptions,
   type ReplicaOptions,
   Router,
   type RouterOptions,
   type WaitOptions,
   type WithPrimaryOptions,
 } from './cluster/router.js';
+export type { Session } from './cluster/session.js';
+export type { Finding as MonitorFinding, FindingKind } from './consistency/findings.js';
 export type { JournalContents, JournalEntry } from './consistency/journal.js';
+export type { DiskReport, FindingChange, MonitorReport, Rates, Replica } from './consistency/monitor.js';
+export { ReplicaMonitor, type ReplicaMonitorOptions } from './consistency/replica-monitor.js';
+export type { MonitorSettings } from './consistency/settings.js';
 export type { PostgresAdapterStatus } from './databases/postgres/adapter.js';
 export type { Finding } from './databases/postgres/checks.js';
 export type {

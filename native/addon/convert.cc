@@ -159,13 +159,22 @@ Napi::Object toJs(Napi::Env env, const StatusSnapshot& snapshot) {
     entry.Set("flushed", toJs(env, node.positions.flushed));
     entry.Set("applied", toJs(env, node.positions.applied));
     entry.Set("lagBytes", plain(node.lagBytes));
-    entry.Set("lagMs", plain(node.lagMs));
+    if (node.lagMs != kNotKnown) entry.Set("lagMs", plain(node.lagMs));
+    if (node.appliedLagMs != kNotKnown) entry.Set("appliedLagMs", plain(node.appliedLagMs));
     entry.Set("heardMsAgo", plain(node.heardMsAgo));
     entry.Set("stalled", node.stalled);
     entry.Set("rail", railOf(env, node.rail));
     nodes.Set(nodes.Length(), entry);
   }
   out.Set("nodes", nodes);
+  Napi::Array history = Napi::Array::New(env);
+  for (const EpochStart& start : snapshot.history) {
+    Napi::Object entry = Napi::Object::New(env);
+    entry.Set("epoch", toJs(env, start.epoch));
+    entry.Set("firstLsn", toJs(env, start.firstLsn));
+    history.Set(history.Length(), entry);
+  }
+  out.Set("history", history);
   out.Set("upstreamTailLsn", toJs(env, snapshot.upstreamTailLsn));
   out.Set("upstreamHeardMsAgo", plain(snapshot.upstreamHeardMsAgo));
   out.Set("ruleFailing", snapshot.ruleFailing);

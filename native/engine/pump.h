@@ -20,6 +20,7 @@
 #include "engine/settings.h"
 #include "engine/status.h"
 #include "replication/downstream.h"
+#include "replication/freshness.h"
 #include "replication/upstream.h"
 
 namespace walship {
@@ -122,6 +123,7 @@ class Pump final : public SessionHost {
   void requestLoad(uint64_t page) override { hooks_.requestLoad(page); }
   void upstreamSpoke(uint64_t nowNs) override { counters_[kUpstreamHeardNs].store(nowNs, std::memory_order_relaxed); }
   void heardFromUpstream(const Heartbeat& heartbeat) override;
+  uint64_t ageNs(uint64_t nowNs) const override;
   void keepFor(const std::string& node, uint64_t lsn) override { hooks_.keepFor(node, lsn); }
   void dropDownstreams(const std::string& why) override;
   void beforeCut(const LogPosition& from, const LogPosition& to) override;
@@ -144,6 +146,7 @@ class Pump final : public SessionHost {
   void evaluateCommit();
   bool leaseHolds();
   void showEpochs();
+  void showFreshness();
   Result<void> cutUnfinished();
   void prepareCut(const LogPosition& from, const LogPosition& to, const std::string& why);
   void evaluateProven(const Positions& own, const std::vector<StandbyPositions>& standbys);
@@ -162,7 +165,7 @@ class Pump final : public SessionHost {
   void unwatch(const Link& link);
   void takeEvents();
   void heed(uint64_t eventId);
-  uint64_t lagNs(uint64_t lsn, uint64_t nowNs) const;
+  uint64_t lagMs(uint64_t lsn, uint64_t nowNs) const;
 
   const EngineSettings settings_;
   Store& store_;
@@ -198,7 +201,7 @@ class Pump final : public SessionHost {
   uint64_t seenTreeVersion_ = 0;
   std::deque<Sample> commitSamples_;  // (end LSN, when appended) not yet committed
   std::deque<Sample> flushSamples_;
-  std::deque<Sample> madeSamples_;    // (LSN, when it was made), thinned: what lag in time is read from
+  Freshness freshness_;               // what lag in time is read from
   uint64_t commitMovedNs_ = 0;
   bool ruleFailing_ = false;
 

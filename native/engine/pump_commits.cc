@@ -12,6 +12,7 @@ constexpr uint64_t kMs = 1'000'000;
 
 bool Pump::sealAppends() {
   if (!primary_ || !appender_.pending()) return false;
+  const uint64_t begin = store_.receivedLsn();
   const SealedBatch batch = appender_.seal(kSealBytesMax);
   if (batch.bytes == 0) return false;
   counters_[kBatches].fetch_add(1, std::memory_order_relaxed);
@@ -19,15 +20,7 @@ bool Pump::sealAppends() {
   counters_[kReceivedLsn].store(batch.endLsn, std::memory_order_release);
   if (commitSamples_.size() < kSamplesMax) commitSamples_.push_back({batch.endLsn, batch.openedNs});
   if (flushSamples_.size() < kSamplesMax) flushSamples_.push_back({batch.endLsn, batch.openedNs});
-  if (madeSamples_.empty() || batch.openedNs - madeSamples_.back().ns >= kMs) {
-    if (madeSamples_.size() >= kSamplesMax) {
-      // Keep every other one: old lag is read more coarsely.
-      std::deque<Sample> thinned;
-      for (size_t i = 0; i < madeSamples_.size(); i += 2) thinned.push_back(madeSamples_[i]);
-      madeSamples_.swap(thinned);
-    }
-    madeSamples_.push_back({batch.endLsn, batch.openedNs});
-  }
+  freshness_.add(begin, batch.openedNs);
   evaluateCommit();
   return true;
 }
@@ -47,6 +40,7 @@ bool Pump::positionsChanged() {
     seenTreeVersion_ = tree_.version();
     counters_[kFlushedLsn].store(flushed, std::memory_order_release);
     counters_[kAppliedLsn].store(applied, std::memory_order_release);
+    showFreshness();
     const uint64_t nowNs = monotonicNs();
     while (!flushSamples_.empty() && flushSamples_.front().lsn <= flushed) {
       histograms_.flushNs.record(nowNs - flushSamples_.front().ns);

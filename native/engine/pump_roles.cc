@@ -72,6 +72,10 @@ void Pump::heardFromUpstream(const Heartbeat& heartbeat) {
   discardCommitted_ = false;  // the consent was for joining this upstream
   heardAwaited_ = heartbeat.awaited;
   upstreamTailLsn_ = heartbeat.tailLsn;
+  if (heartbeat.echoNs != 0 && heartbeat.ageNs < heartbeat.echoNs) {
+    freshness_.add(heartbeat.tailLsn, std::min(heartbeat.echoNs - heartbeat.ageNs, monotonicNs()));
+    showFreshness();
+  }
   // Known as committed is only what is also here.
   protected_ = std::max(protected_, std::min(heartbeat.protectedLsn, store_.receivedLsn()));
   const uint64_t known = std::min(heartbeat.committedLsn, store_.receivedLsn());
@@ -102,6 +106,7 @@ void Pump::prepareCut(const LogPosition& from, const LogPosition& to, const std:
     applied_.store(std::min(applied_.load(std::memory_order_relaxed), to.lsn), std::memory_order_release);
     cuts_.fetch_add(1, std::memory_order_release);
   }
+  freshness_.cutTo(to.lsn);
   committed_ = std::min(committed_, to.lsn);
   protected_ = std::min(protected_, to.lsn);
   counters_[kCommittedLsn].store(committed_, std::memory_order_release);
@@ -154,6 +159,7 @@ Result<uint64_t> Pump::promote(uint64_t epoch, uint64_t leaseUntilNs) {
   primary_ = true;
   for (auto& proven : proven_) proven.store(0, std::memory_order_release);
   commitMovedNs_ = monotonicNs();
+  freshness_.add(store_.receivedLsn(), commitMovedNs_);
   reign_ = store_.record().history.back();
   showEpochs();
   counters_[kIsPrimary].store(1);

@@ -6,6 +6,7 @@ namespace walship {
 
 namespace {
 constexpr size_t kEventsMax = 1024;
+constexpr size_t kHistoryShownMax = 16;
 constexpr uint64_t kMs = 1'000'000;
 }  // namespace
 
@@ -22,11 +23,23 @@ void Pump::newEvent(EngineEvent event) {
   wake();
 }
 
-uint64_t Pump::lagNs(uint64_t lsn, uint64_t nowNs) const {
-  // The first sample not reached yet tells since when the node has been behind.
-  const auto late = std::upper_bound(madeSamples_.begin(), madeSamples_.end(), lsn,
-                                     [](uint64_t value, const Sample& sample) { return value < sample.lsn; });
-  return late == madeSamples_.end() ? 0 : elapsedNs(late->ns, nowNs);
+// How long ago what is missing behind `lsn` began to be made; at least so long, where nothing as old is known.
+uint64_t Pump::lagMs(uint64_t lsn, uint64_t nowNs) const {
+  if (primary_ && lsn >= store_.receivedLsn()) return 0;
+  const uint64_t asOfNs = freshness_.asOfNs(lsn);
+  const uint64_t sinceNs = asOfNs != 0 ? asOfNs : freshness_.oldestNs();
+  return sinceNs == 0 ? kNotKnown : elapsedNs(sinceNs, nowNs) / kMs;
+}
+
+uint64_t Pump::ageNs(uint64_t nowNs) const {
+  if (primary_) return 0;
+  const uint64_t asOfNs = freshness_.asOfNs(store_.receivedLsn());
+  return asOfNs == 0 ? kNotKnown : elapsedNs(asOfNs, nowNs);
+}
+
+void Pump::showFreshness() {
+  counters_[kReceivedAsOfNs].store(freshness_.asOfNs(store_.receivedLsn()), std::memory_order_relaxed);
+  counters_[kAppliedAsOfNs].store(freshness_.asOfNs(appliedLsn()), std::memory_order_relaxed);
 }
 
 void Pump::tick(uint64_t nowNs) {
@@ -85,9 +98,12 @@ void Pump::renewSnapshot(uint64_t nowNs) {
       parent = found != tree_.nodes().end() ? found->second.description.node : "?";
     }
     fresh.nodes.push_back({who.node, parent, node.epoch, node.positions, tail - std::min(tail, node.positions.received),
-                           lagNs(node.positions.received, nowNs) / kMs, elapsedNs(node.heardNs, nowNs) / kMs, node.stalled,
+                           lagMs(node.positions.received, nowNs),
+                           lagMs(node.positions.applied, nowNs), elapsedNs(node.heardNs, nowNs) / kMs, node.stalled,
                            Rail{who.transport, who.device, who.local, who.remote, 0}});
   }
+  const EpochHistory& history = store_.record().history;
+  fresh.history.assign(history.end() - static_cast<std::ptrdiff_t>(std::min(history.size(), kHistoryShownMax)), history.end());
   fresh.upstreamTailLsn = upstreamTailLsn_;
   const uint64_t heardNs = counters_[kUpstreamHeardNs].load(std::memory_order_relaxed);
   fresh.upstreamHeardMsAgo = heardNs == 0 ? 0 : elapsedNs(heardNs, nowNs) / kMs;

@@ -9,6 +9,8 @@
 
 #include "base/histogram.h"
 #include "fabric/link.h"
+#include "log/history.h"
+#include "replication/freshness.h"
 #include "replication/messages.h"
 
 namespace walship {
@@ -19,6 +21,7 @@ enum Counter : uint32_t {
   kAppends, kAppendBytes, kBatches, kSyncs, kJsWakes, kPumpRounds, kPumpSleeps, kStarved,
   kLogEpoch, kPromisedEpoch, kUpstreamHeardNs,
   kAwaited,  // written by JavaScript: not 0 while somebody there waits for a position
+  kReceivedAsOfNs, kAppliedAsOfNs,
   kCounters
 };
 using Counters = std::array<std::atomic<uint64_t>, kCounters>;
@@ -39,7 +42,8 @@ struct NodeStatus {
   uint64_t epoch = 0;  // in which it vouches for its positions
   Positions positions;
   uint64_t lagBytes = 0;
-  uint64_t lagMs = 0;
+  uint64_t lagMs = 0;         // since the first byte it has not received was made; kNotKnown
+  uint64_t appliedLagMs = 0;  // … not applied
   uint64_t heardMsAgo = 0;
   bool stalled = false;
   Rail rail;
@@ -48,6 +52,7 @@ struct NodeStatus {
 struct StatusSnapshot {
   std::vector<LinkStatus> links;
   std::vector<NodeStatus> nodes;
+  EpochHistory history;  // the newest epochs of this log
   uint64_t upstreamTailLsn = 0;
   uint64_t upstreamHeardMsAgo = 0;
   bool ruleFailing = false;

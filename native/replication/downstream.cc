@@ -51,7 +51,7 @@ bool DownstreamSession::step(uint64_t nowNs) {
       heartbeatSentNs_ = nowNs;
       committedSent_ = host_.committedLsn();
       say(encode(Heartbeat{reignSent_.epoch, reignSent_.firstLsn, host_.store().receivedLsn(), committedSent_, host_.protectedLsn(), nowNs,
-                           host_.awaitedLevel()}));
+                           host_.awaitedLevel(), ackSentNs_, host_.ageNs(nowNs)}));
     }
     any = ship();
   }
@@ -95,6 +95,7 @@ void DownstreamSession::onMessage(Bytes bytes) {
 
 void DownstreamSession::take(const Ack& ack) {
   const uint64_t nowNs = monotonicNs();
+  ackSentNs_ = ack.sentNs;
   if (ack.echoNs != 0 && ack.echoNs <= nowNs) roundTripNs_.record(nowNs - ack.echoNs);
   if (ack.entries[0].nodeKey != nodeKey_) return end(makeError("WALSHIP_ERR_LINK_PROTOCOL", "an ack of another node"));
   const uint64_t tail = host_.store().receivedLsn();

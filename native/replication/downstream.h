@@ -76,6 +76,7 @@ class DownstreamSession final : public LinkHandler {
   uint64_t committedSent_ = 0;
   EpochStart reignSent_;
   uint64_t heardNs_ = 0;
+  uint64_t ackSentNs_ = 0;  // of the newest ack, on the downstream's clock
   Histogram roundTripNs_;
   std::unique_ptr<Link> link_;  // last: destroyed first
 };

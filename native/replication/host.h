@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "replication/freshness.h"
 #include "replication/store.h"
 #include "replication/tree.h"
 
@@ -40,6 +41,8 @@ class SessionHost {
   virtual void keepFor(const std::string& node, uint64_t lsn) = 0;
   // The upstream, of whose log this node's is a prefix, says where it stands.
   virtual void heardFromUpstream(const Heartbeat& heartbeat) = 0;
+  // All that the primary had made so long ago is in this node's memory: 0 on the primary; or kNotKnown.
+  virtual uint64_t ageNs(uint64_t nowNs) const = 0;
   // Ends every downstream session: they hold pages of the tail, which is about to go. They come back with new offers.
   virtual void dropDownstreams(const std::string& why) = 0;
   // The log is about to be cut back: ends every downstream session (they hold its pages).

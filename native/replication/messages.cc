@@ -81,7 +81,7 @@ bool take(WireReader& reader, std::vector<Grant>& grants) {
 
 bool take(WireReader& reader, Ack& ack) {
   uint16_t count = 0;
-  if (!reader.take(ack.echoNs) || !reader.take(count) || count == 0 || count > kSubtreeNodesMax) return false;
+  if (!reader.take(ack.echoNs) || !reader.take(ack.sentNs) || !reader.take(count) || count == 0 || count > kSubtreeNodesMax) return false;
   for (uint16_t i = 0; i < count; ++i) {
     AckEntry entry;
     Positions& positions = entry.positions;
@@ -103,7 +103,8 @@ bool take(WireReader& reader, Describe& describe) {
 bool take(WireReader& reader, Heartbeat& heartbeat) {
   uint8_t awaited = 0;
   if (!reader.take(heartbeat.epoch) || !reader.take(heartbeat.epochFirstLsn) || !reader.take(heartbeat.tailLsn) || !reader.take(heartbeat.committedLsn) ||
-      !reader.take(heartbeat.protectedLsn) || !reader.take(heartbeat.sentNs) || !reader.take(awaited)) {
+      !reader.take(heartbeat.protectedLsn) || !reader.take(heartbeat.sentNs) || !reader.take(awaited) ||
+      !reader.take(heartbeat.echoNs) || !reader.take(heartbeat.ageNs)) {
     return false;
   }
   heartbeat.awaited = static_cast<CommitLevel>(awaited);
@@ -169,6 +170,7 @@ Buffer encode(const Ack& ack) {
   WALSHIP_ASSERT(!ack.entries.empty() && ack.entries.size() <= kSubtreeNodesMax);
   Buffer out = begin(kAck);
   putValue(out, ack.echoNs);
+  putValue(out, ack.sentNs);
   putValue(out, static_cast<uint16_t>(ack.entries.size()));
   for (const AckEntry& entry : ack.entries) {
     putValue(out, entry.nodeKey);
@@ -200,6 +202,8 @@ Buffer encode(const Heartbeat& heartbeat) {
   putValue(out, heartbeat.protectedLsn);
   putValue(out, heartbeat.sentNs);
   putValue(out, static_cast<uint8_t>(heartbeat.awaited));
+  putValue(out, heartbeat.echoNs);
+  putValue(out, heartbeat.ageNs);
   return out;
 }
 

@@ -72,6 +72,7 @@ struct AckEntry {
 
 struct Ack {
   uint64_t echoNs = 0;     // `sentNs` of the newest heartbeat taken, 0 if none since the last ack: gives the round trip
+  uint64_t sentNs = 0;     // sender's monotonic clock, echoed in heartbeats
   std::vector<AckEntry> entries;  // the first is the sender itself
 };
 
@@ -109,6 +110,8 @@ struct Heartbeat {
   uint64_t protectedLsn = 0;  // committed by a synchronous rule: no node cuts its log below this
   uint64_t sentNs = 0;     // sender's monotonic clock, echoed
   CommitLevel awaited = CommitLevel::async;  // the position the commit rule waits for: what is worth an ack at once
+  uint64_t echoNs = 0;     // `sentNs` of the newest ack taken, 0 if none: this was sent after it
+  uint64_t ageNs = 0;      // all that the primary had made so long ago is below tailLsn; 0 from the primary; or kNotKnown
 };
 
 Buffer encode(const Offer& offer);

@@ -328,6 +328,7 @@ void UpstreamSession::acknowledge(uint64_t nowNs) {
   }
   Ack ack;
   ack.echoNs = std::exchange(echoNs_, 0);
+  ack.sentNs = monotonicNs();
   const uint64_t flushed = store.flushedLsn();
   ack.entries.push_back({host_.nodeKey(), store.epoch(), {std::max(store.receivedLsn(), flushed), flushed, host_.appliedLsn()}});
   for (const auto& [key, node] : tree.nodes()) ack.entries.push_back({key, node.epoch, node.positions});

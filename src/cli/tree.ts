@@ -20,12 +20,7 @@ export function renderStatus(status: Status, paint: Paint, bytesPerSecond?: numb
     `up ${up}`,
     `walship ${status.version}`,
   ];
-  const problems = [
-    ...status.health.problems,
-    ...status.nodes
-      .filter((node) => node.stalled)
-      .map((node) => `standby ${node.node} is behind and does not move`),
-  ];
+  const problems = [...status.health.problems, ...status.monitor.findings.map(({ message }) => message)];
   return [
     head.join(' · '),
     ...problems.map((problem) => paint.bad(`PROBLEM  ${problem}`)),
@@ -52,8 +47,8 @@ function treeRows(status: Status, paint: Paint): string[][] {
   if (upstream) {
     rows.push([upstream.node, 'upstream', lsn(status.upstreamTailLsn), '', '', '', '']);
     indent = '└─ ';
-    const behind = Number(BigInt(status.upstreamTailLsn) - BigInt(positions.received));
-    lag = readableSize(Math.max(0, behind));
+    const own = status.monitor.replicas.find((each) => each.node === nodeId);
+    lag = own ? lagText(own.lagBytes, own.applyLagBytes, own.appliedLagMs) : '';
   }
   rows.push([
     `${indent}${paint.bold(nodeId)}`,
@@ -88,18 +83,26 @@ function rowsBelow(status: Status, parent: string, indent: string, paint: Paint)
         ],
       ];
     }
-    const lag = `${readableSize(child.lagBytes)} ${readableTime(child.lagMs)}`;
+    const replica = status.monitor.replicas.find((each) => each.node === child.node);
+    const stuck = status.monitor.findings.some((each) => each.node === child.node && each.distrusted);
+    const lag = lagText(child.lagBytes, replica?.applyLagBytes ?? 0, child.appliedLagMs ?? child.lagMs);
     const row = [
       name,
       'standby',
       lsn(child.received),
       lsn(child.flushed),
       lsn(child.applied),
-      child.stalled ? paint.bad(`${lag} STALLED`) : lag,
+      stuck ? paint.bad(lag) : lag,
       railText(child.rail),
     ];
     return [row, ...rowsBelow(status, child.node, `${indent}${last ? '   ' : '│  '}`, paint)];
   });
+}
+
+/** Bytes that are missing, bytes that are not applied, and how old a read there is. */
+function lagText(lagBytes: number, applyLagBytes: number, ms: number | undefined): string {
+  const unapplied = applyLagBytes > 0 ? ` +${readableSize(applyLagBytes)} unapplied` : '';
+  return `${readableSize(lagBytes)}${unapplied}${ms === undefined ? '' : ` ${readableTime(Math.round(ms))}`}`;
 }
 
 /** Standbys that were connected once, are not now, and for which the log is kept. */
@@ -126,6 +129,7 @@ function detailRows(status: Status, paint: Paint, bytesPerSecond: number | undef
     `from ${lsn(log.firstLsn)} · ${readableSize(log.bytesOnDisk)} on disk in ${log.segments} segments · kept for ` +
       (log.readers.map((reader) => `${reader.name} (from ${lsn(reader.lsn)})`).join(', ') || 'nobody'),
   ]);
+  rows.push(...monitorRows(status, paint));
   if (status.setAside.length > 0)
     rows.push([
       title('set aside'),
@@ -138,6 +142,27 @@ function detailRows(status: Status, paint: Paint, bytesPerSecond: number | undef
     const trip = [link.roundTripP50Us, link.roundTripP99Us].map((us) => readableTime(us / 1000));
     const sent = `${readableSize(link.shippedBytes)} shipped, ${readableSize(link.wireBytesSent)} on the wire`;
     rows.push([title(`to ${link.node}`), `round trip p50 ${trip[0]}, p99 ${trip[1]} · ${sent}`]);
+  }
+  return rows;
+}
+
+/** What the monitor has measured: how fast replicas take what is written, and when the disk will be full. */
+function monitorRows({ monitor }: Status, paint: Paint): string[][] {
+  const perSecond = (bytes: number) => `${readableSize(Math.round(bytes))}/s`;
+  const rows = monitor.replicas
+    .filter(({ link }) => link === 'up')
+    .map(({ node, rates, hopLagBytes, hopLagMs }) => [
+      paint.dim(`rate ${node}`),
+      `receives ${perSecond(rates.received)}, flushes ${perSecond(rates.flushed)}, applies ${perSecond(rates.applied)} · ` +
+        `${readableSize(hopLagBytes)}${hopLagMs === undefined ? '' : `, ${readableTime(Math.round(hopLagMs))}`} behind its upstream`,
+    ]);
+  const { disk } = monitor;
+  if (disk) {
+    const full = disk.fullInMs === undefined ? '' : ` · full in ${readableTime(disk.fullInMs)} as things go`;
+    rows.push([
+      paint.dim('disk'),
+      `${readableSize(disk.freeBytes)} of ${readableSize(disk.totalBytes)} free${full}`,
+    ]);
   }
   return rows;
 }

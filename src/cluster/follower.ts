@@ -9,6 +9,8 @@ const pollMs = 15_000;
 /** An answer that tells nothing new should have waited: then it is asked no faster than this. */
 const idleMs = 100;
 const answerBytesMax = 4 << 20;
+/** The shortest of the last ones is the way; the others waited for somebody's processor. */
+const roundTripsMax = 8;
 
 export interface FollowerOptions {
   /** How often the node is asked beside the long poll, which alone would not show that it has fallen silent. */
@@ -25,9 +27,12 @@ export class NodeFollower {
   readonly http: string;
   /** What it said last; undefined while it does not answer. */
   view: NodeView | undefined;
+  /** When that was asked for, by performance.now(): what it says is of no earlier time. */
+  askedAt = 0;
   /** Why it does not answer. */
   problem = 'was not reached yet';
   readonly #options: FollowerOptions;
+  readonly #roundTripsMs: number[] = [];
   readonly #onChange: () => void;
   readonly #agent = new Agent({ keepAlive: true });
   #closed = false;
@@ -43,6 +48,11 @@ export class NodeFollower {
     this.#options = options;
     this.#onChange = onChange;
     void this.#run();
+  }
+
+  /** What a question and its answer take; undefined: not measured yet. */
+  get roundTripMs(): number | undefined {
+    return this.#roundTripsMs.length > 0 ? Math.min(...this.#roundTripsMs) : undefined;
   }
 
   /** Asks for its view now. Never fails: `view` tells. */
@@ -70,7 +80,7 @@ export class NodeFollower {
         const after = version === undefined ? '' : `?after=${encodeURIComponent(version)}`;
         const view = await this.#get(`/cluster${after}`, after === '' ? this.#options.silentMs : pollMs);
         const isNew = view.version !== version;
-        this.#take(view);
+        this.#take(view, began);
         this.#scheduleCheck();
         waitMs = !isNew && performance.now() - began < idleMs ? idleMs : 0;
       } catch (error) {
@@ -104,7 +114,12 @@ export class NodeFollower {
       return;
     }
     try {
-      this.#take(await this.#get('/cluster', this.#options.silentMs));
+      const began = performance.now();
+      const view = await this.#get('/cluster', this.#options.silentMs);
+      const took = performance.now() - began;
+      this.#roundTripsMs.push(took);
+      if (this.#roundTripsMs.length > roundTripsMax) this.#roundTripsMs.shift();
+      this.#take(view, began);
       this.#scheduleCheck();
     } catch (error) {
       // The long poll may go on waiting for it for long.
@@ -112,9 +127,10 @@ export class NodeFollower {
     }
   }
 
-  #take(view: NodeView): void {
+  #take(view: NodeView, askedAt: number): void {
     if (this.#closed) return;
     this.view = view;
+    this.askedAt = askedAt;
     this.#onChange();
   }
 

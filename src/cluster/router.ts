@@ -7,13 +7,16 @@ import {
   choosePrimary,
   chooseReplica,
   type LiveNode,
+  lostBy,
   memberAddresses,
+  type Near,
   primaryEpoch,
   type Target,
   unaskedMembers,
 } from './choose.js';
 import { NodeFollower } from './follower.js';
 import { outcomeOf } from './outcome.js';
+import { decodeToken, nothingSeen, Session } from './session.js';
 
 export interface RouterOptions {
   /** `http://host:port` of nodes: one that answers is enough, because it names the others. */
@@ -32,8 +35,30 @@ export interface WaitOptions {
 }
 
 export interface ReplicaOptions extends WaitOptions {
-  /** What the reader must see. Default 0: anything. */
+  /**
+   * What the reader must see: an LSN of the log as it is now. Of one that an older primary gave nobody knows whether it is
+   * still the same; a session knows. Default 0: anything.
+   */
   readonly minLsn?: bigint;
+  /**
+   * How old what the reader sees may be: a node qualifies that has applied everything the primary had made so long ago.
+   * Measured without comparing clocks, and never too little; a healthy standby is seldom below two heartbeats (40 ms). Under
+   * that the primary's word for itself, as old as its answer, is all there is. Default: any age.
+   */
+  readonly maxLagMs?: number;
+  /**
+   * Which of those that qualify: names of nodes, the nearest first (others only if none of these qualifies), or `rtt`: those
+   * whose answers take the least time, within half as long again. Default: all alike.
+   */
+  readonly near?: Near;
+  /** The reader sees all that this session has written and read. */
+  readonly session?: Session;
+}
+
+/** For {@link Router.withReplica}. */
+export interface ReadOptions extends ReplicaOptions {
+  /** Pause before another node is tried. Default 5. */
+  readonly retryMs?: number;
 }
 
 export interface WithPrimaryOptions extends WaitOptions {
@@ -73,7 +98,10 @@ export class Router extends EventEmitter<{ change: [primary: Target | undefined]
   /** Called after every change of what is known. */
   readonly #waiting = new Set<() => void>();
   #primary: Target | undefined;
-  #turn = 0;
+  /** By address: reads under way, and when it was chosen last. */
+  readonly #reads = new Map<string, number>();
+  readonly #chosenAt = new Map<string, number>();
+  #choices = 0;
   #closed = false;
 
   /** @throws {WalshipError} `WALSHIP_ERR_CONFIG` */
@@ -110,28 +138,78 @@ export class Router extends EventEmitter<{ change: [primary: Target | undefined]
   }
 
   /**
-   * A standby that has applied `minLsn`, each in its turn; the primary if there is no healthy standby. Waits while nobody
-   * has it.
+   * A standby that has what is asked for, and that neither itself nor the primary's monitor distrusts (stalled, drifting,
+   * damaged, disk full); the primary if there is no such standby. Of several the nearest, then the one with the fewest reads
+   * of {@link withReplica} under way, then each in its turn. Waits while nobody has it.
    *
-   * @throws {WalshipError} `WALSHIP_ERR_NO_REPLICA` after `timeoutMs`, with what each node said; `WALSHIP_ERR_CLOSED`
+   * @throws {WalshipError} `WALSHIP_ERR_NO_REPLICA` after `timeoutMs`, with what each node said; `WALSHIP_ERR_SESSION_LOST`:
+   * see {@link Session}; `WALSHIP_ERR_CLOSED`
    */
-  async replica({ minLsn = 0n, timeoutMs = defaultTimeoutMs }: ReplicaOptions = {}): Promise<Target> {
+  async replica(options: ReplicaOptions = {}): Promise<Target> {
+    const { minLsn = 0n, timeoutMs = defaultTimeoutMs, maxLagMs, near, session } = options;
     const deadline = performance.now() + timeoutMs;
     for (let waitMs = positionMs.min; ; waitMs = Math.min(2 * waitMs, positionMs.max)) {
       this.#open();
-      const chosen = chooseReplica(this.#live(), minLsn, this.#turn);
+      const live = this.#live();
+      const chosen = chooseReplica(live, { minLsn, maxLagMs, near, token: session?.token });
       if (chosen) {
-        this.#turn = (this.#turn + 1) % Number.MAX_SAFE_INTEGER;
+        this.#chosenAt.set(chosen.http, ++this.#choices);
+        session?.checked(chosen.epoch);
         return chosen;
       }
+      if (session) checkSession(session, live);
       const left = deadline - performance.now();
       if (left <= 0) {
-        const what = `no node had applied LSN ${minLsn} within ${timeoutMs} ms`;
-        throw this.#nobody('WALSHIP_ERR_NO_REPLICA', what);
+        throw this.#nobody('WALSHIP_ERR_NO_REPLICA', `${wanted(options)} within ${timeoutMs} ms`);
       }
       // Whoever answers first may be the one.
       for (const follower of this.#followers.values()) if (follower.view) void follower.check();
       await this.#changed(Math.min(left, waitMs));
+    }
+  }
+
+  /**
+   * What a client has written and read, for {@link replica}: a new one, or the one that `token` was made of.
+   *
+   * @throws {WalshipError} `WALSHIP_ERR_ARGUMENT`: that is no token
+   */
+  session(token?: string): Session {
+    const seen = token === undefined ? nothingSeen : decodeToken(token);
+    return new Session(seen, () => this.#primary?.epoch ?? primaryEpoch(this.#live()));
+  }
+
+  /**
+   * Runs `read` with a {@link replica}, and with another one if that could not be connected to, if the error was marked with
+   * `notApplied()`, or if it is the `WALSHIP_ERR_STALE_READ` of a session. Any other error is thrown as it is. Nodes with
+   * fewer reads under way are preferred.
+   *
+   * @throws {WalshipError} as {@link replica}; after `timeoutMs` what the last node said is the `cause`
+   */
+  async withReplica<Result>(
+    options: ReadOptions,
+    read: (replica: Target) => Promise<Result>,
+  ): Promise<Result> {
+    const { timeoutMs = defaultTimeoutMs, retryMs = 5 } = options;
+    const deadline = performance.now() + timeoutMs;
+    for (;;) {
+      const target = await this.replica({ ...options, timeoutMs: Math.max(0, deadline - performance.now()) });
+      this.#reads.set(target.http, (this.#reads.get(target.http) ?? 0) + 1);
+      let error: unknown;
+      try {
+        return await read(target);
+      } catch (thrown) {
+        error = thrown;
+      } finally {
+        this.#reads.set(target.http, (this.#reads.get(target.http) ?? 1) - 1);
+      }
+      const isStale = error instanceof WalshipError && error.code === 'WALSHIP_ERR_STALE_READ';
+      if (!isStale && outcomeOf(error) !== 'not-applied') throw error;
+      const left = deadline - performance.now();
+      if (left <= 0)
+        throw this.#nobody('WALSHIP_ERR_NO_REPLICA', `no node answered within ${timeoutMs} ms`, error);
+      // What is known of it is wrong: before it is chosen again it has to say something.
+      await Promise.race([this.#followers.get(target.http)?.check(), this.#changed(left)]);
+      await this.#changed(Math.min(retryMs, left));
     }
   }
 
@@ -242,7 +320,13 @@ export class Router extends EventEmitter<{ change: [primary: Target | undefined]
 
   #live(): LiveNode[] {
     const live: LiveNode[] = [];
-    for (const { http, view } of this.#followers.values()) if (view) live.push({ http, view });
+    const now = performance.now();
+    for (const { http, view, askedAt, roundTripMs } of this.#followers.values()) {
+      if (view === undefined) continue;
+      const outstanding = this.#reads.get(http) ?? 0;
+      const chosenAt = this.#chosenAt.get(http) ?? 0;
+      live.push({ http, view, ageMs: now - askedAt, roundTripMs, outstanding, chosenAt });
+    }
     return live;
   }
 
@@ -267,6 +351,7 @@ export class Router extends EventEmitter<{ change: [primary: Target | undefined]
       if (follower.view !== undefined || this.#given.has(http) || named.has(http)) continue;
       follower.close();
       this.#followers.delete(http);
+      this.#chosenAt.delete(http);
     }
   }
 
@@ -304,10 +389,36 @@ export class Router extends EventEmitter<{ change: [primary: Target | undefined]
       view === undefined
         ? `${http}: ${problem}`
         : `${http}: ${view.node}, ${view.role}, epoch ${view.epoch}, applied ${view.positions.applied}` +
+          (view.lagMs === undefined ? '' : `, ${Math.round(view.lagMs)} ms old`) +
+          (view.distrusted ?? []).map(({ node, why }) => `, ${why.join(' and ')} of ${node}`).join('') +
           (view.health.ok ? '' : ', not healthy'),
     );
     return new WalshipError(code, `${what} (${said.join('; ')})`, cause === undefined ? {} : { cause });
   }
+}
+
+/** @throws {WalshipError} `WALSHIP_ERR_SESSION_LOST` */
+function checkSession({ token }: Session, live: readonly LiveNode[]): void {
+  const lost = lostBy(live, token);
+  if (lost === undefined) return;
+  throw new WalshipError(
+    'WALSHIP_ERR_SESSION_LOST',
+    `the session has seen LSN ${token.lsn} of epoch ${token.epoch}, and the log of epoch ${lost.epoch} has no more of that ` +
+      `than LSN ${lost.keptLsn}: no node has what it saw; call forget() on it, and look what became of its writes`,
+    {
+      details: {
+        token: `${token.epoch}/${token.lsn}`,
+        epoch: String(lost.epoch),
+        keptLsn: String(lost.keptLsn),
+      },
+    },
+  );
+}
+
+function wanted({ minLsn = 0n, maxLagMs, session }: ReplicaOptions): string {
+  const lsn = session && session.token.lsn > minLsn ? session.token.lsn : minLsn;
+  const age = maxLagMs === undefined ? '' : ` and was at most ${maxLagMs} ms behind`;
+  return `no trusted node had applied LSN ${lsn}${age}`;
 }
 
 function unknownOutcome(what: string, cause: unknown): WalshipError {

@@ -15,7 +15,7 @@ const role = z.enum(['primary', 'standby']);
  * and nodes are not renewed at the same moment.
  */
 export const nodeViewSchema = z.object({
-  /** Another one whenever anything here but positions and lag has changed. */
+  /** Another one whenever anything here but positions, history and lag has changed. */
   version: z.string().min(1).max(200),
   node: name,
   /** What the node itself is. */
@@ -27,9 +27,19 @@ export const nodeViewSchema = z.object({
   /** `http` and `log`: `host:port`. */
   members: z.array(z.object({ node: name, http: address.optional(), log: address, role: role.optional() })),
   positions: z.object({ received: decimal, flushed: decimal, applied: decimal, committed: decimal }),
-  /** How far behind the primary, as far as it knows. */
+  /** All that the primary it follows had made so long before the answer was applied; absent: that is not known. */
   lagMs: z.number().min(0).optional(),
   health: z.object({ ok: z.boolean() }),
+  /** Which epoch of this node's own log began where: the newest ones, oldest first; empty while that changes. */
+  history: z
+    .array(z.object({ epoch: decimal, firstLsn: decimal }))
+    .max(128)
+    .optional(),
+  /** Itself and nodes below it that its monitor wants no reads to go to, and the findings that say so. */
+  distrusted: z
+    .array(z.object({ node: name.max(300), why: z.array(z.string().max(100)).max(20) }))
+    .max(200)
+    .optional(),
 });
 
 /** One node's view of itself and of the cluster. */

@@ -22,4 +22,8 @@ export const counter = {
   upstreamHeardNs: 17,
   /** Written here: not 0 while somebody waits for a position; otherwise nobody is woken when one moves. */
   awaited: 18,
+  /** On the monotonic clock, in ns: all that the primary had made by then is received here; 0: not known. */
+  receivedAsOfNs: 19,
+  /** … is applied here. */
+  appliedAsOfNs: 20,
 } as const;

@@ -218,6 +218,30 @@ export class Engine extends EventEmitter<{ event: [EngineEvent] }> {
     return Math.max(0, Number(process.hrtime.bigint() - heardNs) / 1e6);
   }
 
+  /**
+   * How old what is known to be received here may be, in ms: everything that the primary had made so long ago is. 0 on the
+   * primary, `Infinity` on a standby that has heard nothing of a primary yet.
+   *
+   * No clocks are compared: a standby counts from when it sent the acknowledgement that the newest heartbeat echoes, so the
+   * time that bytes and heartbeats are on their way is in it, and it grows while the upstream is silent. Up to a round trip
+   * and two heartbeats more than the truth.
+   */
+  get receivedAgeMs(): number {
+    return this.#ageMs(counter.receivedAsOfNs);
+  }
+
+  /** The same of what is applied: how old a read here may be. */
+  get appliedAgeMs(): number {
+    return this.#ageMs(counter.appliedAsOfNs);
+  }
+
+  #ageMs(at: number): number {
+    if (this.role === 'primary') return 0;
+    const asOfNs = this.#at(at);
+    if (asOfNs === 0n) return Number.POSITIVE_INFINITY;
+    return Math.max(0, Number(process.hrtime.bigint() - asOfNs) / 1e6);
+  }
+
   get positions(): Positions {
     return {
       received: this.#at(counter.receivedLsn),

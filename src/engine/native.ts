@@ -115,7 +115,14 @@ export interface StandbyStatus {
   readonly flushed: bigint;
   readonly applied: bigint;
   readonly lagBytes: number;
-  readonly lagMs: number;
+  /**
+   * For how long it has lacked something in its memory: the time since the first byte that it has not received was made on
+   * the primary, by the clock of the node asked alone. It may be up to a heartbeat more than the truth, and what was made
+   * before this run of the node asked counts from its beginning. Absent where nothing is known.
+   */
+  readonly lagMs?: number;
+  /** … in its database: since the first byte that it has not applied was made. */
+  readonly appliedLagMs?: number;
   readonly heardMsAgo: number;
   readonly stalled: boolean;
   readonly rail: Rail;
@@ -124,6 +131,8 @@ export interface StandbyStatus {
 export interface NativeStatus {
   readonly links: readonly LinkStatus[];
   readonly nodes: readonly StandbyStatus[];
+  /** Which epoch of this log began where: the newest 16, oldest first. */
+  readonly history: readonly { readonly epoch: bigint; readonly firstLsn: bigint }[];
   readonly upstreamTailLsn: bigint;
   readonly upstreamHeardMsAgo: number;
   readonly ruleFailing: boolean;

@@ -290,6 +290,13 @@ export function parseAddress(text: string): { host: string; port: number } {
   return { host: match[1] ?? match[2] ?? '', port };
 }
 
+/** How much of a log is kept, and in what pieces: what is set, or holds otherwise. */
+export function retentionOf(log: NonNullable<EngineOptions['log']> = {}) {
+  const { segmentBytes = 64 * MiB, spareSegments = 2, retainBytes = defaultRetainBytes } = log;
+  const { retainBytesMax = Math.max(16 * 1024 * MiB, retainBytes) } = log;
+  return { segmentBytes, spareSegments, retainBytes, retainBytesMax };
+}
+
 export function nativeTarget(upstream: Upstream): NativeTarget {
   const { address, node = '', source = '', discardCommitted = false } = upstream;
   return { ...parseAddress(address), node, source, discardCommitted };
@@ -313,7 +320,6 @@ export function nativeSettings(options: EngineOptions): NativeSettings {
   if (!parsed.success) throw configError(problemsOf(parsed.error));
   const { log = {}, arena = {}, verbs = {}, links = {}, durability, completion } = options;
   const pageBytes = log.pageBytes ?? 256 * KiB;
-  const segmentBytes = log.segmentBytes ?? 64 * MiB;
   const arenaBytes = arena.bytes ?? 64 * MiB;
   const arenaSlots = Math.floor(arenaBytes / pageBytes);
   const heartbeatMs = links.heartbeatMs ?? 20;
@@ -321,8 +327,7 @@ export function nativeSettings(options: EngineOptions): NativeSettings {
   const reconnectMsMin = links.reconnectMsMin ?? 50;
   const reconnectMsMax = links.reconnectMsMax ?? Math.max(2000, reconnectMsMin);
   const grantPages = links.grantPages ?? Math.min(16, Math.floor(arenaSlots / 4));
-  const retainBytes = log.retainBytes ?? defaultRetainBytes;
-  const retainBytesMax = log.retainBytesMax ?? Math.max(16 * 1024 * MiB, retainBytes);
+  const { segmentBytes, spareSegments, retainBytes, retainBytesMax } = retentionOf(log);
 
   const problems: string[] = [];
   if (segmentBytes % pageBytes !== 0) problems.push('log.segmentBytes: must be a multiple of log.pageBytes');
@@ -352,7 +357,7 @@ export function nativeSettings(options: EngineOptions): NativeSettings {
     startLsn: log.startLsn ?? 0n,
     retainBytes: BigInt(retainBytes),
     retainBytesMax: BigInt(retainBytesMax),
-    spareSegments: log.spareSegments ?? 2,
+    spareSegments,
     zeroFill: log.zeroFill ?? true,
     syncMode: durability?.sync ?? 'every-batch',
     syncIntervalMs: durability?.intervalMs ?? 10,

@@ -1,4 +1,5 @@
-import { type CommitRule, parseAddress, problemsOf } from '../engine/options.js';
+import { ReplicaMonitor } from '../consistency/replica-monitor.js';
+import { type CommitRule, type EngineOptions, parseAddress, problemsOf } from '../engine/options.js';
 import { ClusterServer } from '../node/endpoints.js';
 import { Agent, type Subject } from './agent.js';
 import type { HybridClock } from './clock.js';
@@ -32,6 +33,8 @@ export interface MembershipOptions {
   readonly failover: MembershipSettings;
   /** How the other nodes reach the database server beside this one. */
   readonly database?: string;
+  /** The engine's options, with which the replicas are watched for what clients ask on `http`. Default: they are not. */
+  readonly watch?: Pick<EngineOptions, 'dir' | 'log'>;
   /** As in `AgentOptions`. */
   readonly clock?: HybridClock;
 }
@@ -41,6 +44,7 @@ export class Membership {
   readonly agent: Agent;
   readonly #coordinator: Coordinator;
   readonly #server: ClusterServer | undefined;
+  readonly #monitor: ReplicaMonitor | undefined;
 
   /**
    * @throws {WalshipError} `WALSHIP_ERR_CONFIG`, `WALSHIP_ERR_COORDINATOR` (a directory that cannot be used),
@@ -70,8 +74,9 @@ export class Membership {
           ...(database !== undefined && { database }),
         },
       });
-      server?.serve({ agent, engine });
-      return new Membership(agent, coordinator, server);
+      const monitor = server && options.watch && new ReplicaMonitor(engine, { engine: options.watch });
+      server?.serve({ agent, engine, monitor });
+      return new Membership(agent, coordinator, server, monitor);
     } catch (error) {
       await server?.close();
       await coordinator.close();
@@ -79,10 +84,16 @@ export class Membership {
     }
   }
 
-  private constructor(agent: Agent, coordinator: Coordinator, server: ClusterServer | undefined) {
+  private constructor(
+    agent: Agent,
+    coordinator: Coordinator,
+    server: ClusterServer | undefined,
+    monitor: ReplicaMonitor | undefined,
+  ) {
     this.agent = agent;
     this.#coordinator = coordinator;
     this.#server = server;
+    this.#monitor = monitor;
   }
 
   /**
@@ -105,6 +116,7 @@ export class Membership {
 
   /** The engine stays open, and as it is. */
   async leave(): Promise<void> {
+    this.#monitor?.close();
     await this.#server?.close();
     await this.agent.close();
     await this.#coordinator.close();

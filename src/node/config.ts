@@ -2,6 +2,7 @@ import { accessSync, constants, readFileSync, statSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { parse, TomlError } from 'smol-toml';
 import { cacheSettings, maxSlots } from '../cache/settings.js';
+import { type MonitorSettings, monitorProblems } from '../consistency/settings.js';
 import { type PostgresParts, partsProblems } from '../databases/postgres/options.js';
 import { WalshipError } from '../engine/errors.js';
 import { type EngineOptions, nativeSettings, type Upstream } from '../engine/options.js';
@@ -30,6 +31,8 @@ export interface NodeConfig {
   readonly journalBytes?: number | undefined;
   /** The PostgreSQL servers whose WAL the log is. */
   readonly postgres?: PostgresParts;
+  /** When the monitor finds that something is wrong. */
+  readonly monitor?: MonitorSettings | undefined;
   /** What is allowed but was hardly meant; logged at start. */
   readonly warnings?: readonly string[];
 }
@@ -99,6 +102,7 @@ export function readNodeConfig(file: string, env: NodeJS.ProcessEnv = process.en
     coordinator,
     postgres,
     journalBytes,
+    monitor,
     ...options
   } = parsed.data;
   return {
@@ -114,6 +118,7 @@ export function readNodeConfig(file: string, env: NodeJS.ProcessEnv = process.en
       : { role: role ?? 'standby' }),
     ...(upstream && { upstream: upstream as Upstream }),
     ...(journalBytes !== undefined && { journalBytes }),
+    ...(monitor && { monitor }),
     ...(postgres && { postgres: withPlaces(postgres as PostgresParts, at) }),
     adminSocket: at(adminSocket as string),
     ...(adminListen && { adminListen }),
@@ -214,6 +219,8 @@ function relationProblems(
   if (right('role') === 'primary' && settings.upstream !== undefined && settings.failover === undefined) {
     problems.push('upstream: a primary has none; leave it out, or set role = "standby"');
   }
+  const monitor = right('monitor');
+  if (monitor) problems.push(...monitorProblems(monitor).map(inWordsOfFile));
   const rule = right('commitRule');
   if (rule && rule.level !== 'async' && settings.listen === undefined) {
     problems.push(

@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto';
 import { z } from 'zod';
 import { encodeNodeView, type NodeView } from '../cluster/view.js';
+import type { ReplicaMonitor } from '../consistency/replica-monitor.js';
 import type { Engine, EngineEvent } from '../engine/engine.js';
 import { WalshipError } from '../engine/errors.js';
 import { optionsSchema } from '../engine/options.js';
@@ -13,6 +14,8 @@ export interface Endpointed {
   readonly engine: Engine;
   /** Undefined without failover, and before it has begun. */
   readonly agent?: Agent | undefined;
+  /** What it knows of itself and of the replicas below it. Default: nothing, and the router trusts them all. */
+  readonly monitor?: ReplicaMonitor | undefined;
   /** Whether it does what its role asks of it. Default: {@link healthOf}. */
   health?(): Health;
   /** `GET /status`. Default: the engine's status, and the controller's as `failover`. */
@@ -86,6 +89,7 @@ export class ClusterEndpoints {
     this.#node = node;
     node.engine.on('event', this.#onEngine);
     node.agent?.on('change', this.#wake);
+    node.monitor?.on('finding', this.#wake);
     this.#wake();
   }
 
@@ -93,6 +97,7 @@ export class ClusterEndpoints {
   close(): void {
     this.#node?.engine.off('event', this.#onEngine);
     this.#node?.agent?.off('change', this.#wake);
+    this.#node?.monitor?.off('finding', this.#wake);
     this.#node = undefined;
     this.#wake();
   }
@@ -248,7 +253,10 @@ function roleOf({ engine, agent }: Endpointed): 'primary' | 'standby' {
 }
 
 function viewOf(node: Endpointed): NodeView {
-  const { engine, agent } = node;
+  const { engine, agent, monitor } = node;
+  // Before the positions: if no epoch was joined meanwhile, they are of this history.
+  const { history } = engine.status();
+  const { positions, appliedAgeMs, logEpoch } = engine;
   const role = roleOf(node);
   const members = agent?.status().members ?? [];
   const known = agent?.primary;
@@ -274,11 +282,21 @@ function viewOf(node: Endpointed): NodeView {
       ...(member.role && { role: member.role }),
     })),
     health: { ok: (node.health?.() ?? healthOf(node)).ok },
+    ...(monitor && {
+      distrusted: [...monitor.distrust()].map(([who, why]) => ({ node: who, why: [...why] })),
+    }),
   };
   // Made of the contents alone, so that a version of an earlier run of this node means the same.
   const text = JSON.stringify(view, (_, value) => (typeof value === 'bigint' ? String(value) : value));
   const version = createHash('sha256').update(text).digest('base64url').slice(0, 22);
-  return { version, ...view, positions: engine.positions };
+  return {
+    version,
+    ...view,
+    positions,
+    // The engine's status is a moment older than its counters.
+    history: (history.at(-1)?.epoch ?? 0n) === logEpoch ? [...history] : [],
+    ...(Number.isFinite(appliedAgeMs) && { lagMs: appliedAgeMs }),
+  };
 }
 
 function larger(a: bigint, b: bigint): bigint {
@@ -287,11 +305,12 @@ function larger(a: bigint, b: bigint): bigint {
 
 function statusOf(node: Endpointed): unknown {
   if (node.status) return node.status();
-  const { engine, agent } = node;
+  const { engine, agent, monitor } = node;
   return {
     ...engine.status(),
     health: node.health?.() ?? healthOf(node),
     ...(agent && { failover: agent.status() }),
+    ...(monitor && { monitor: monitor.report() }),
   };
 }
 

@@ -159,6 +159,19 @@ sync = "every-batch"              # "interval": a crash of the host loses that m
 # log_file = "server.log"         # no default: the data directory's name with .log behind it
 # timeout_ms = "1min"             # for starting, promoting and stopping
 
+[monitor]                         # finds what goes wrong before it is an outage: walship status, the log, the journal
+# check_ms = "500ms"              # how often it looks
+# rate_ms = "5s"                  # rates are means over about so long
+# clear_ms = "2s"                 # a finding ends when its cause has been away for so long
+# stall_ms = "5s"                 # a position that does not move for so long though there is more for it: replica-stalled
+# lag_ms = "30s"                  # further behind in time, or in bytes: replica-lagging
+# lag_bytes = "256MiB"
+# drift_ms = "1min"               # a lag that has grown all the time for so long …
+# drift_bytes = "16MiB"           # … and to so much: replica-drifting
+# trim_ms = "10min"               # the log will be trimmed past a reader that lags in so long: log-trim-near
+# disk_ms = "1h"                  # the disk will be full in so long: disk-filling
+# disk_bytes = "128MiB"           # less than this is free, and than a twentieth of the disk: disk-full
+
 [completion]                      # how the threads wait for the network
 mode = "adaptive"                 # "busy": a core of its own; "event": sleeps; "adaptive": polls for spin_us, then sleeps
 # spin_us = 20                    # default: 0 on a single core

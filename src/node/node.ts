@@ -2,6 +2,8 @@ import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Journal, type JournalContents, type JournalRange, readJournal } from '../consistency/journal.js';
+import type { MonitorReport } from '../consistency/monitor.js';
+import { ReplicaMonitor } from '../consistency/replica-monitor.js';
 import { PostgresAdapter, type PostgresAdapterStatus } from '../databases/postgres/adapter.js';
 import { type PostgresParts, partsProblems, withDefaults } from '../databases/postgres/options.js';
 import { Engine, type EngineStatus } from '../engine/engine.js';
@@ -17,7 +19,7 @@ import { defaultAdminSocket, type NodeConfig, type NodeFailover } from './config
 import { ClusterEndpoints, type Health } from './endpoints.js';
 import { failoverProblems } from './failover.js';
 import { RoleHook } from './hook.js';
-import { describeEvent, type LogEntry, Repetitions } from './report.js';
+import { describeEvent, describeFinding, type LogEntry, Repetitions } from './report.js';
 
 /** What a node says about itself and the standbys below it: `GET /status`. */
 export interface NodeStatus extends EngineStatus {
@@ -36,6 +38,8 @@ export interface NodeStatus extends EngineStatus {
   readonly setAside: readonly string[];
   /** What the controller knows of the cluster; absent without failover. */
   readonly failover?: AgentStatus;
+  /** What the monitor says of the replicas, the disk and the log. */
+  readonly monitor: MonitorReport;
   /** Of the PostgreSQL servers; absent without. */
   readonly postgres?: PostgresAdapterStatus;
 }
@@ -69,6 +73,7 @@ export class Node {
   readonly #startedAt = new Date();
   readonly #repetitions = new Repetitions();
   readonly #endpoints = new ClusterEndpoints();
+  readonly #monitor: ReplicaMonitor;
   #admin: AdminServer | undefined;
   #membership: Membership | undefined;
   #postgres: PostgresAdapter | undefined;
@@ -115,6 +120,8 @@ export class Node {
       const clock = this.#clock.stamp();
       this.#journal.append({ clock, epoch, lsn: positions.received, level, event, message, code, facts });
     };
+    this.#monitor = new ReplicaMonitor(engine, { engine: config.engine, settings: config.monitor });
+    this.#monitor.on('finding', (change) => this.#log(describeFinding(change)));
     this.done = new Promise((resolve, reject) => {
       this.#finish = resolve;
       this.#fail = reject;
@@ -259,6 +266,7 @@ export class Node {
     this.#endpoints.serve({
       engine: this.engine,
       agent: this.#membership?.agent,
+      monitor: this.#monitor,
       health: () => this.health(),
       status: () => this.status(),
     });
@@ -319,6 +327,7 @@ export class Node {
       health: this.#health(status),
       setAside: readdirSync(this.#config.engine.dir).filter((name) => name.startsWith('diverged-')),
       ...(this.#membership && { failover: this.#membership.agent.status() }),
+      monitor: this.#monitor.report(),
       ...(this.#postgres && { postgres: this.#postgres.status() }),
       ...status,
     };
@@ -397,6 +406,7 @@ export class Node {
     try {
       await this.#stepBack();
       await this.#postgres?.retire();
+      this.#monitor.close();
       this.#endpoints.close();
       await this.#admin?.close();
       await this.#membership?.leave();

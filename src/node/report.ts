@@ -1,3 +1,4 @@
+import type { FindingChange } from '../consistency/monitor.js';
 import type { EngineEvent } from '../engine/engine.js';
 import { formatLsn } from '../engine/lsn.js';
 
@@ -20,7 +21,6 @@ const levels: Partial<Record<string, LogEntry['level']>> = {
   'upstream-unreachable': 'warn',
   'downstream-down': 'warn',
   'connection-refused': 'warn',
-  stalled: 'warn',
   'rule-failing': 'warn',
   'lease-expired': 'warn',
   'log-cut': 'warn',
@@ -45,6 +45,19 @@ export function describeEvent(event: EngineEvent): LogEntry | undefined {
   };
 }
 
+/** What the monitor has found, or what is over, as a line. */
+export function describeFinding({ on, finding }: FindingChange): LogEntry {
+  const { kind, node, level, code, message } = finding;
+  return {
+    time: new Date(),
+    level: on ? level : 'info',
+    event: kind,
+    message: on ? message : `no longer: ${kind} of ${node}`,
+    ...(on && { code }),
+    facts: { node, over: !on },
+  };
+}
+
 function sentence({ type, node, message, lsn }: EngineEvent): string | undefined {
   switch (type) {
     case 'upstream-up':
@@ -59,10 +72,6 @@ function sentence({ type, node, message, lsn }: EngineEvent): string | undefined
       return `standby ${node} is gone: ${message}`;
     case 'connection-refused':
       return `refused a connection${node === '' ? '' : ` from ${node}`}: ${message}`;
-    case 'stalled':
-      return `standby ${node} is behind and does not move`;
-    case 'moving':
-      return `standby ${node} moves again`;
     case 'epoch':
       return `${message}, as ${node} says`;
     case 'lease-renewed':
@@ -91,6 +100,9 @@ function sentence({ type, node, message, lsn }: EngineEvent): string | undefined
       return 'the log can be written again';
     case 'failed':
       return `the storage has failed for good: ${message}`;
+    // The monitor tells this, with more.
+    case 'stalled':
+    case 'moving':
     // The node tells this itself, with the epoch.
     case 'promoted':
     // Back-pressure comes and goes with the load.

@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import { cacheSettings, minSlots } from '../cache/settings.js';
+import { monitorSchema } from '../consistency/settings.js';
 import { postgresSchema } from '../databases/postgres/options.js';
 import { optionsSchema } from '../engine/options.js';
 import { coordinatorSchema } from '../failover/coordinator/settings.js';
@@ -56,6 +57,7 @@ export const settingsSchema = optionsSchema.extend({
     .optional(),
   coordinator: coordinator.optional(),
   postgres: postgresSchema.optional(),
+  monitor: monitorSchema.optional(),
 });
 
 export type Settings = z.infer<typeof settingsSchema>;

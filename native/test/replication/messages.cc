@@ -24,13 +24,13 @@ TEST_CASE("messages: what is said is understood") {
   REQUIRE(answerBack);
   CHECK(std::get<Answer>(answerBack.value()).message.size() == 255);
 
-  Ack ack{77, {{1, 3, {30, 20, 10}}, {2, 2, {9, 9, 9}}}};
+  Ack ack{77, 78, {{1, 3, {30, 20, 10}}, {2, 2, {9, 9, 9}}}};
   const auto ackBack = decodeMessage(encode(ack));
   REQUIRE(ackBack);
   CHECK(std::get<Ack>(ackBack.value()).entries[1].positions == Positions{9, 9, 9});
   CHECK(std::get<Ack>(ackBack.value()).entries[1].epoch == 2);
 
-  const auto heartbeat = decodeMessage(encode(Heartbeat{7, 600, 900, 800, 700, 5, CommitLevel::flushed}));
+  const auto heartbeat = decodeMessage(encode(Heartbeat{7, 600, 900, 800, 700, 5, CommitLevel::flushed, 4, 3}));
   REQUIRE(heartbeat);
   CHECK(std::get<Heartbeat>(heartbeat.value()).epochFirstLsn == 600);
   CHECK(std::get<Heartbeat>(heartbeat.value()).tailLsn == 900);
@@ -43,7 +43,7 @@ TEST_CASE("messages: what no node says is refused") {
   };
   CHECK(refused({}));
   CHECK(refused({std::byte{99}}));
-  CHECK(refused(encode(Ack{0, {{1, 1, {10, 20, 0}}}})));  // flushed beyond received
+  CHECK(refused(encode(Ack{0, 0, {{1, 1, {10, 20, 0}}}})));  // flushed beyond received
   Offer backwards;
   backwards.history = {{2, 100}, {1, 200}};
   CHECK(refused(encode(backwards)));
@@ -53,9 +53,9 @@ TEST_CASE("messages: what no node says is refused") {
 
 TEST_CASE("messages: every truncation and every appended byte is refused, no flipped bit crashes") {
   Offer offer{true, {1000, 42, 3, 5, 640}, 4, 900, 1u << 18, 256, {{1, 0}, {3, 512}}};
-  for (const Buffer& whole : {encode(offer), encode(Answer{}), encode(Heartbeat{1, 2, 3, 4, 5, 6, CommitLevel::applied}),
+  for (const Buffer& whole : {encode(offer), encode(Answer{}), encode(Heartbeat{1, 2, 3, 4, 5, 6, CommitLevel::applied, 7, 8}),
                               encode(Describe{1, 2, "n", "tcp", "", "a", "b"}), encode(std::vector<Grant>{{1, 2, 3, {4, 5}}}),
-                              encode(Ack{1, {{2, 1, {3, 2, 1}}}}), encode(Horizon{1, 2})}) {
+                              encode(Ack{1, 2, {{2, 1, {3, 2, 1}}}}), encode(Horizon{1, 2})}) {
     REQUIRE(decodeMessage(whole));
     for (size_t length = 0; length < whole.size(); ++length) CHECK_FALSE(decodeMessage(Bytes(whole).first(length)));
     Buffer longer = whole;

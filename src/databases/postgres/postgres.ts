@@ -98,6 +98,7 @@ export class PostgresNode extends EventEmitter<{ event: [EngineEvent] }> {
       listen,
       commitRule: commitRule ?? { level: 'async' },
       failover,
+      watch: options,
       ...(database !== undefined && { database }),
     });
   }

@@ -67,7 +67,7 @@ export async function openReplicated(options: ReplicatedOptions): Promise<Replic
     const retainBytes = engineOptions.log?.retainBytes ?? defaultRetainBytes;
     node = new Replicated(engine, replica, Sqlite, { path, commitMode, retainBytes, logSetAside });
     for (const event of early) node.emit('event', event);
-    if (options.failover) await node.join(options.failover, options);
+    if (options.failover) await node.join(options.failover, options, engineOptions);
     else if (options.upstream) await node.follow(options.upstream);
     else await node.promote(options.epoch);
     return node;
@@ -268,7 +268,7 @@ export class Replicated extends EventEmitter<{ event: [EngineEvent]; role: ['pri
   }
 
   /** @internal */
-  async join(failover: MembershipSettings, options: ReplicatedOptions): Promise<void> {
+  async join(failover: MembershipSettings, options: ReplicatedOptions, watch: EngineOptions): Promise<void> {
     this.#member = await Membership.join({
       subject: {
         engine: this.engine,
@@ -281,6 +281,7 @@ export class Replicated extends EventEmitter<{ event: [EngineEvent]; role: ['pri
       listen: options.listen as string,
       commitRule: options.commitRule ?? { level: 'async' },
       failover,
+      watch,
     });
   }
 
