@@ -28,8 +28,9 @@ export interface Finding {
 /** How far a look at all pages is, and what it has found. */
 export interface PassProgress {
   readonly repair: boolean;
-  readonly startedAt: Date;
-  readonly endedAt?: Date;
+  /** ISO 8601. */
+  readonly startedAt: string;
+  readonly endedAt?: string;
   readonly state: 'running' | 'done' | 'stopped' | 'failed';
   /** Why it failed. */
   readonly problem?: string;
@@ -83,7 +84,7 @@ export class Pass {
     this.#options = options;
     this.#progress = {
       repair: options.repair,
-      startedAt: new Date(),
+      startedAt: new Date().toISOString(),
       state: 'running',
       firstPage: 0,
       page: 0,
@@ -110,7 +111,7 @@ export class Pass {
       this.#progress.state = 'failed';
       this.#progress.problem = (error as Error).message;
     }
-    this.#progress.endedAt = new Date();
+    this.#progress.endedAt = new Date().toISOString();
     return this.progress;
   }
 

@@ -43,7 +43,7 @@ export interface ScrubEvent {
   readonly level: 'info' | 'warn' | 'error';
   readonly event: 'scrub-begun' | 'scrub-damage' | 'scrub-repair' | 'scrub-isolated' | 'scrub-ended';
   readonly message: string;
-  readonly facts?: Readonly<Record<string, string | number | boolean>>;
+  readonly facts: Readonly<Record<string, string | number | boolean>>;
 }
 
 export interface ScrubberOptions {
@@ -56,14 +56,14 @@ export interface ScrubberOptions {
 export interface ScrubStatus {
   /** 0: nothing is done in the background. */
   readonly bytesPerSecond: number;
-  /** The pass that is running, or the last one. */
+  /** The background's pass that is running, or its last one. */
   readonly pass?: PassProgress;
-  /** It was asked for, and is not the background's. */
-  readonly foreground: boolean;
   /** Passes of the background that have reached the end, ever. */
   readonly passes: number;
   /** ISO 8601. */
   readonly lastEndedAt?: string;
+  /** What was asked for last, by {@link Scrubber.verify}. */
+  readonly verify?: PassProgress & { readonly number: number };
 }
 
 const positionSchema = z.strictObject({
@@ -82,14 +82,13 @@ const positionMs = 2000;
 export class Scrubber {
   readonly #pages: Pages;
   readonly #options: ScrubberOptions;
-  readonly #settings: Required<{ [Key in keyof ScrubSettings]-?: NonNullable<ScrubSettings[Key]> }>;
-  readonly #stopped = new AbortController();
+  readonly #settings: Record<'bytesPerSecond' | 'pauseMs', number> & { readonly repair: boolean };
   #position: Position;
   #pass: Pass | undefined;
-  #passStop = new AbortController();
-  #foreground = false;
-  #background: Promise<void> | undefined;
-  #asked: Promise<PassProgress> | undefined;
+  #background: { readonly done: Promise<void>; readonly stop: AbortController } | undefined;
+  #asked: { readonly number: number; readonly pass: Pass } | undefined;
+  #verifying: Promise<PassProgress> | undefined;
+  readonly #stopped = new AbortController();
 
   constructor(pages: Pages, options: ScrubberOptions) {
     this.#pages = pages;
@@ -105,16 +104,15 @@ export class Scrubber {
 
   /** Begins the background's work, if there is to be any. */
   start(): void {
-    if (this.#settings.bytesPerSecond > 0 && !this.#stopped.signal.aborted)
-      this.#background ??= this.#runBackground();
+    this.#begin(0);
   }
 
   /** When it resolves nothing is read or written any more. */
   async stop(): Promise<void> {
     this.#stopped.abort();
-    this.#passStop.abort();
-    await this.#background;
-    await this.#asked;
+    this.#background?.stop.abort();
+    await this.#background?.done;
+    await this.#verifying;
   }
 
   status(): ScrubStatus {
@@ -122,9 +120,9 @@ export class Scrubber {
     return {
       bytesPerSecond: this.#settings.bytesPerSecond,
       ...(this.#pass && { pass: this.#pass.progress }),
-      foreground: this.#foreground,
       passes,
       ...(lastEndedAt !== undefined && { lastEndedAt }),
+      ...(this.#asked && { verify: { number: this.#asked.number, ...this.#asked.pass.progress } }),
     };
   }
 
@@ -132,104 +130,97 @@ export class Scrubber {
    * Looks at every page now, from the first one; {@link status} shows how far it is.
    *
    * @param options `bytesPerSecond` 0: as fast as it goes
+   * @returns `number`: of this pass in {@link ScrubStatus.verify}
    * @throws {WalshipError} `WALSHIP_ERR_BUSY` if such a pass runs already, `WALSHIP_ERR_CLOSED`
    */
-  verify(options: { readonly repair: boolean; readonly bytesPerSecond: number }): Promise<PassProgress> {
+  verify(options: { readonly repair: boolean; readonly bytesPerSecond: number }): {
+    readonly number: number;
+    readonly done: Promise<PassProgress>;
+  } {
     if (this.#stopped.signal.aborted)
       throw new WalshipError('WALSHIP_ERR_CLOSED', 'the node is being stopped');
-    if (this.#asked)
+    if (this.#verifying)
       throw new WalshipError(
         'WALSHIP_ERR_BUSY',
         'the pages of this node are being verified already; wait for that',
       );
-    const asked = this.#runAsked(options).finally(() => {
-      this.#asked = undefined;
-    });
-    this.#asked = asked;
-    return asked;
+    const number = (this.#asked?.number ?? 0) + 1;
+    const pass = this.#newPass(options, this.#stopped.signal);
+    this.#asked = { number, pass };
+    const done = this.#runAsked(pass);
+    this.#verifying = done;
+    return { number, done };
   }
 
-  async #runAsked(options: { repair: boolean; bytesPerSecond: number }): Promise<PassProgress> {
-    this.#passStop.abort();
-    await this.#background;
-    this.#background = undefined;
-    this.#foreground = true;
-    const progress = await this.#runPass(options, 0);
-    if (!this.#stopped.signal.aborted) {
-      // What is found from now on is the background's; what was found here stays to be seen until it begins a pass.
-      this.#passStop = new AbortController();
-      this.start();
-    }
+  async #runAsked(pass: Pass): Promise<PassProgress> {
+    this.#background?.stop.abort();
+    await this.#background?.done;
+    const progress = await this.#runPass(pass, 'asked for', 0);
+    this.#verifying = undefined;
+    // All was just looked at.
+    if (this.#background) this.#begin(this.#settings.pauseMs);
     return progress;
   }
 
-  async #runBackground(): Promise<void> {
+  #begin(afterMs: number): void {
+    if (this.#settings.bytesPerSecond === 0 || this.#stopped.signal.aborted) return;
+    const stop = new AbortController();
+    this.#background = { stop, done: this.#runBackground(stop.signal, afterMs) };
+  }
+
+  async #runBackground(signal: AbortSignal, afterMs: number): Promise<void> {
     const { pauseMs, ...settings } = this.#settings;
-    // After a pass that was asked for, too: two passes need not follow one another.
-    if (this.#foreground) await this.#pause(pauseMs);
-    while (!this.#passStop.signal.aborted) {
-      this.#foreground = false;
-      const { state, page } = await this.#runPass(settings, this.#position.nextPage);
+    const pause = (ms: number) => sleep(ms, undefined, { signal, ref: false }).catch(() => {});
+    if (afterMs > 0) await pause(afterMs);
+    while (!signal.aborted) {
+      const pass = this.#newPass(settings, signal);
+      this.#pass = pass;
+      const timer = setInterval(() => this.#keepPage(pass), positionMs).unref();
+      const { state, page } = await this.#runPass(pass, 'in the background', this.#position.nextPage);
+      clearInterval(timer);
       const done = state === 'done';
       this.#keep({
         ...this.#position,
         nextPage: done ? 0 : page,
         ...(done && { passes: this.#position.passes + 1, lastEndedAt: new Date().toISOString() }),
       });
-      await this.#pause(pauseMs);
+      await pause(pauseMs);
     }
   }
 
-  async #pause(ms: number): Promise<void> {
-    await sleep(ms, undefined, { signal: this.#passStop.signal, ref: false }).catch(() => {});
-  }
-
-  async #runPass(
-    { repair, bytesPerSecond }: { repair: boolean; bytesPerSecond: number },
-    from: number,
-  ): Promise<PassProgress> {
-    const foreground = this.#foreground;
-    if (foreground) this.#passStop = new AbortController();
-    if (this.#stopped.signal.aborted) this.#passStop.abort();
-    const options: PassOptions = {
+  #newPass(settings: Pick<PassOptions, 'repair' | 'bytesPerSecond'>, signal: AbortSignal): Pass {
+    const { repair, bytesPerSecond } = settings;
+    return new Pass(this.#pages, {
       repair,
       bytesPerSecond,
       asideDir: this.#options.dir,
-      signal: this.#passStop.signal,
+      signal,
       onFinding: (finding) => this.#tellFinding(finding),
       onRepair: (page, why, source) =>
         this.#tell('warn', 'scrub-damage', `page ${page}: ${why}; it is being repaired from ${source}`, {
           page,
           source,
         }),
-    };
-    const pass = new Pass(this.#pages, options);
-    this.#pass = pass;
-    const who = foreground ? 'asked for' : 'in the background';
-    this.#tell(
-      'info',
-      'scrub-begun',
-      `looking at the log's pages (${who})${from > 0 ? ` from page ${from}` : ''}`,
-      {
-        foreground,
-        repair,
-      },
-    );
-    const timer = foreground ? undefined : setInterval(() => this.#keepPage(pass), positionMs);
-    timer?.unref();
+    });
+  }
+
+  async #runPass(pass: Pass, who: string, from: number): Promise<PassProgress> {
+    const where = from > 0 ? ` from page ${from} on` : '';
+    this.#tell('info', 'scrub-begun', `looking at the log's pages (${who})${where}`, {});
     const progress = await pass.run(from);
-    clearInterval(timer);
     const { state, problem, findings, findingsLeftOut, page, firstPage } = progress;
+    const found = findings.length + findingsLeftOut;
+    const end = {
+      done: '',
+      running: '',
+      stopped: '; stopped before the end',
+      failed: `; ended early: ${problem}`,
+    };
     this.#tell(
       state === 'failed' ? 'warn' : 'info',
       'scrub-ended',
-      `looked at ${page - firstPage} pages (${who}): ${findings.length + findingsLeftOut} found in bad order` +
-        (state === 'done'
-          ? ''
-          : state === 'stopped'
-            ? '; stopped before the end'
-            : `; ended early: ${problem}`),
-      { state, pages: page - firstPage, found: findings.length + findingsLeftOut },
+      `looked at ${page - firstPage} pages (${who}): ${found} found in bad order${end[state]}`,
+      { state, pages: page - firstPage, found },
     );
     return progress;
   }
@@ -251,9 +242,9 @@ export class Scrubber {
     level: ScrubEvent['level'],
     event: ScrubEvent['event'],
     message: string,
-    facts: ScrubEvent['facts'],
+    facts: NonNullable<ScrubEvent['facts']>,
   ): void {
-    this.#options.onEvent?.({ level, event, message, ...(facts && { facts }) });
+    this.#options.onEvent?.({ level, event, message, facts });
   }
 
   #keepPage(pass: Pass): void {

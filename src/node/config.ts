@@ -2,6 +2,7 @@ import { accessSync, constants, readFileSync, statSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { parse, TomlError } from 'smol-toml';
 import { cacheSettings, maxSlots } from '../cache/settings.js';
+import type { ScrubSettings } from '../consistency/scrubber.js';
 import { type PostgresParts, partsProblems } from '../databases/postgres/options.js';
 import { WalshipError } from '../engine/errors.js';
 import { type EngineOptions, nativeSettings, type Upstream } from '../engine/options.js';
@@ -28,6 +29,8 @@ export interface NodeConfig {
   readonly failover?: NodeFailover;
   /** Of the journal's files. Default 8 MiB. */
   readonly journalBytes?: number | undefined;
+  /** How this node looks after its copies of the log's pages. */
+  readonly scrub?: ScrubSettings | undefined;
   /** The PostgreSQL servers whose WAL the log is. */
   readonly postgres?: PostgresParts;
   /** What is allowed but was hardly meant; logged at start. */
@@ -99,6 +102,7 @@ export function readNodeConfig(file: string, env: NodeJS.ProcessEnv = process.en
     coordinator,
     postgres,
     journalBytes,
+    scrub,
     ...options
   } = parsed.data;
   return {
@@ -114,6 +118,7 @@ export function readNodeConfig(file: string, env: NodeJS.ProcessEnv = process.en
       : { role: role ?? 'standby' }),
     ...(upstream && { upstream: upstream as Upstream }),
     ...(journalBytes !== undefined && { journalBytes }),
+    ...(scrub && { scrub }),
     ...(postgres && { postgres: withPlaces(postgres as PostgresParts, at) }),
     adminSocket: at(adminSocket as string),
     ...(adminListen && { adminListen }),

@@ -2,6 +2,8 @@ import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Journal, type JournalContents, type JournalRange, readJournal } from '../consistency/journal.js';
+import { Pages } from '../consistency/pages.js';
+import { Scrubber, type ScrubStatus } from '../consistency/scrubber.js';
 import { PostgresAdapter, type PostgresAdapterStatus } from '../databases/postgres/adapter.js';
 import { type PostgresParts, partsProblems, withDefaults } from '../databases/postgres/options.js';
 import { Engine, type EngineStatus } from '../engine/engine.js';
@@ -36,6 +38,8 @@ export interface NodeStatus extends EngineStatus {
   readonly setAside: readonly string[];
   /** What the controller knows of the cluster; absent without failover. */
   readonly failover?: AgentStatus;
+  /** How this node looks after its copies of the log's pages. */
+  readonly scrub: ScrubStatus;
   /** Of the PostgreSQL servers; absent without. */
   readonly postgres?: PostgresAdapterStatus;
 }
@@ -66,6 +70,7 @@ export class Node {
   readonly #log: (entry: LogEntry) => void;
   readonly #clock = new HybridClock();
   readonly #journal: Journal;
+  readonly #scrubber: Scrubber;
   readonly #startedAt = new Date();
   readonly #repetitions = new Repetitions();
   readonly #endpoints = new ClusterEndpoints();
@@ -115,6 +120,11 @@ export class Node {
       const clock = this.#clock.stamp();
       this.#journal.append({ clock, epoch, lsn: positions.received, level, event, message, code, facts });
     };
+    this.#scrubber = new Scrubber(new Pages(engine), {
+      dir: scrubDir(config.engine.dir),
+      settings: config.scrub,
+      onEvent: ({ level, event, message, facts }) => this.#tell(level, event, message, facts),
+    });
     this.done = new Promise((resolve, reject) => {
       this.#finish = resolve;
       this.#fail = reject;
@@ -160,6 +170,7 @@ export class Node {
     if (this.#config.failover) await this.#join(this.#config.failover);
     else if (this.#config.role === 'primary') await this.promote();
     else await this.follow(this.#config.upstream);
+    this.#scrubber.start();
   }
 
   async #openPostgres(parts: PostgresParts): Promise<void> {
@@ -319,6 +330,7 @@ export class Node {
       health: this.#health(status),
       setAside: readdirSync(this.#config.engine.dir).filter((name) => name.startsWith('diverged-')),
       ...(this.#membership && { failover: this.#membership.agent.status() }),
+      scrub: this.#scrubber.status(),
       ...(this.#postgres && { postgres: this.#postgres.status() }),
       ...status,
     };
@@ -327,6 +339,17 @@ export class Node {
   /** What this node wrote down of what it saw and did. */
   journal(range?: JournalRange): JournalContents {
     return readJournal(journalDir(this.#config.engine.dir), range);
+  }
+
+  /**
+   * Begins to look at every page of the log now; {@link NodeStatus.scrub} says how far it is.
+   *
+   * @param options `bytesPerSecond` 0: as fast as it goes
+   * @returns the number of this pass in `scrub.verify`
+   * @throws {WalshipError} `WALSHIP_ERR_BUSY` if that is being done already
+   */
+  verify(options: { readonly repair: boolean; readonly bytesPerSecond: number }): number {
+    return this.#scrubber.verify(options).number;
   }
 
   /** Whether it does what its role asks of it. */
@@ -397,6 +420,7 @@ export class Node {
     try {
       await this.#stepBack();
       await this.#postgres?.retire();
+      await this.#scrubber.stop();
       this.#endpoints.close();
       await this.#admin?.close();
       await this.#membership?.leave();
@@ -436,6 +460,11 @@ export class Node {
 /** Where a node keeps its journal. */
 export function journalDir(dir: string): string {
   return join(dir, 'journal');
+}
+
+/** Where a node's scrubber keeps its position, and what it sets aside. */
+function scrubDir(dir: string): string {
+  return join(dir, 'scrub');
 }
 
 function entry(
