@@ -233,7 +233,6 @@ Looks at the node asked; ask every node. Its neighbours are those that it gets t
 if it verifies and continues those beside it; what is found is the node's own to repair, never a neighbour's. Where no copy
 can be proved right, the page is left as it is, a copy of it is put into the log directory (scrub/), and it is listed as
 isolated. Nodes do the same in the background, slowly: [scrub] in the configuration. The node's journal has every step.
-With a PostgreSQL server beside the node it also says what that server has counted of its own pages' checksums.
 
 Exit code 4 if something is in bad order and was not repaired.
 
