@@ -82,7 +82,7 @@ Napi::Value copies(const Napi::CallbackInfo& info) {
   return task<Copies>(
       info,
       [first = pageFrom(info[1]), count = info[2].ToNumber().Uint32Value()](Engine& engine) {
-        return copiesOf(engine.store(), first, count);
+        return engine.inspector().copies(first, count);
       },
       [](Napi::Env env, Copies& found) -> Napi::Value {
         Napi::Array out = Napi::Array::New(env, found.size());

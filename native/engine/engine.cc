@@ -70,7 +70,7 @@ Result<std::unique_ptr<Engine>> Engine::open(EngineSettings settings, std::funct
                  [&self](bool soon) { self.connector_->reconnect(soon); },
                  [&self](const std::string& node, uint64_t flushedLsn) { self.noteReader(node, flushedLsn); },
                  [&self](const PageQuery& query, std::function<void(PageReply)> done) {
-                   self.inspector_->request(query, std::move(done));
+                   self.inspector_->answer(query, std::move(done));
                  }});
   if (set.listen) {
     auto listener = Listener::start(

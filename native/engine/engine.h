@@ -55,6 +55,7 @@ class Engine {
   // A standby that is gone for good: nothing is kept for it any more.
   Result<void> forgetReader(const std::string& node);
   ReaderRegistry& readers() { return *readers_; }
+  Inspector& inspector() { return *inspector_; }
 
   // What the node at the other end of a link has on disk of some pages, at most kCopiesPerReplyMax; and one of its pages
   // whole. These block. WALSHIP_ERR_NODE, WALSHIP_ERR_BUSY, WALSHIP_ERR_LINK_CLOSED; WALSHIP_ERR_TIMEOUT;

@@ -3,6 +3,8 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <future>
+
 namespace walship {
 
 namespace {
@@ -20,10 +22,21 @@ Inspector::~Inspector() {
   thread_.join();
 }
 
-void Inspector::request(const PageQuery& query, Done done) {
+void Inspector::post(Job job) {
   const std::lock_guard lock(mutex_);
-  queue_.push_back({query, std::move(done)});
+  jobs_.push_back(std::move(job));
   asked_.notify_one();
+}
+
+void Inspector::answer(const PageQuery& query, std::function<void(PageReply)> done) {
+  post([this, query, done = std::move(done)] { done(replyTo(query, store_)); });
+}
+
+Result<std::vector<PageCopies>> Inspector::copies(uint64_t first, uint32_t count) {
+  std::promise<Result<std::vector<PageCopies>>> promise;
+  auto found = promise.get_future();
+  post([&] { promise.set_value(copiesOf(store_, first, count)); });
+  return found.get();
 }
 
 void Inspector::run() {
@@ -31,12 +44,12 @@ void Inspector::run() {
   static_cast<void>(::setpriority(PRIO_PROCESS, static_cast<id_t>(::gettid()), kNice));
   std::unique_lock lock(mutex_);
   while (true) {
-    asked_.wait(lock, [&] { return stopping_ || !queue_.empty(); });
+    asked_.wait(lock, [&] { return stopping_ || !jobs_.empty(); });
     if (stopping_) return;
-    const Asked asked = std::move(queue_.front());
-    queue_.pop_front();
+    const Job job = std::move(jobs_.front());
+    jobs_.pop_front();
     lock.unlock();
-    asked.done(replyTo(asked.query, store_));
+    job();
     lock.lock();
   }
 }

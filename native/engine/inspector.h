@@ -1,5 +1,5 @@
-// The inspector: the thread that answers what neighbours ask about pages, so that the pump never waits for a disk. It gives
-// way to everything else.
+// The inspector: the thread that reads and checks copies of pages, for this node's scrubber and for what neighbours ask, so
+// that neither the pump nor JavaScript waits for a disk. It gives way to everything else.
 #pragma once
 
 #include <condition_variable>
@@ -14,24 +14,23 @@ namespace walship {
 
 class Inspector {
  public:
-  // Called on the inspector's thread.
-  using Done = std::function<void(PageReply)>;
   explicit Inspector(Store& store);
+  // What has not begun by then is never done.
   ~Inspector();
-  // Bounded by the links: each has one question under way.
-  void request(const PageQuery& query, Done done);
+  // `done` is called on the inspector's thread. Bounded: each link has one question under way.
+  void answer(const PageQuery& query, std::function<void(PageReply)> done);
+  // copiesOf(), and waits for it. Never while the inspector is being destroyed.
+  Result<std::vector<PageCopies>> copies(uint64_t first, uint32_t count);
 
  private:
+  using Job = std::function<void()>;
+  void post(Job job);
   void run();
 
-  struct Asked {
-    PageQuery query;
-    Done done;
-  };
   Store& store_;
   std::mutex mutex_;
   std::condition_variable asked_;
-  std::deque<Asked> queue_;
+  std::deque<Job> jobs_;
   bool stopping_ = false;
   std::thread thread_;
 };

@@ -35,6 +35,11 @@ Result<std::vector<PageCopies>> copiesOf(Store& store, uint64_t first, uint32_t 
     copies[i].disk = examine(bytes, store.geometry(), page, history);
     if (const Pin pin = completeInMemory(store, page)) copies[i].memory = examine(pin.bytes(), store.geometry(), page, history);
   }
+  // What was trimmed or cut under the look at it, is not damaged: it is gone.
+  const PageRange still = completePages(store);
+  for (uint32_t i = 0; i < count; ++i) {
+    if (!within(still, first + i)) copies[i] = {};
+  }
   return copies;
 }
 

@@ -201,7 +201,12 @@ export class Pass {
       }
       const decision = decide({ own, neighbours, committedLsn: this.#pages.committedLsn });
       if (decision.verdict === 'healthy') return this.#settleMemory(page, own);
-      if (decision.verdict === 'isolate') return this.#isolate(page, own.disk, decision.why);
+      if (decision.verdict === 'isolate') {
+        why = decision.why;
+        // What was cut and written anew under the look is in good order at the next one.
+        if (tries === 0) continue;
+        return this.#isolate(page, own.disk, why);
+      }
       const outcome = await this.#repair(page, own, decision);
       if (outcome === undefined) return;
       why = `${decision.why}; it could not be repaired: ${outcome}`;

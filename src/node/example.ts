@@ -67,7 +67,7 @@ sync = "every-batch"              # "interval": a crash of the host loses that m
 # interval_ms = "10ms"
 
 [scrub]                           # the log's pages, compared with those of the other nodes in the background: walship verify
-# bytes_per_second = "4MiB"       # 0: never
+# bytes_per_second = "1MiB"       # 0: never
 # repair = true                   # a damaged page, from a good copy; false: it is told
 # pause_ms = "10min"              # from the end of the log to its beginning again
 
