@@ -24,14 +24,14 @@ afterEach(async () => {
   rmSync(base, { recursive: true, force: true });
 });
 
-async function open(nodeId: string): Promise<Engine> {
+async function open(nodeId: string, log: EngineOptions['log'] = smallLog): Promise<Engine> {
   const options: EngineOptions = {
     dir: join(base, nodeId),
     nodeId,
     cluster: credentials,
     listen: '127.0.0.1:0',
     transport: 'tcp',
-    log: smallLog,
+    log,
     arena: smallArena,
   };
   const engine = await Engine.open(options);
@@ -122,6 +122,21 @@ test('pages of an older epoch, whole and chained, are found out and repaired', a
       what: 'the page is of an epoch that the log is not in there',
     });
   expect(readFileSync(segmentsOf(b).fileOf(page))).toEqual(rights);
+});
+
+test('what is trimmed under the look is no damage', async () => {
+  const few = { ...smallLog, retainBytes: 2 << 20 };
+  const [a, b] = [await open('a', few), await open('b', few)];
+  await a.promote();
+  await follow(b, a);
+  const { scrubber, events } = scrubberOf(b, { bytesPerSecond: 2 ** 40, pauseMs: 0 });
+  scrubber.start();
+  const until = performance.now() + 2000;
+  while (performance.now() < until) await fill(a, 2 << 20, b);
+  await scrubber.stop();
+  expect(b.status().log.firstLsn).toBeGreaterThan(0n);
+  expect(scrubber.status().passes).toBeGreaterThan(10);
+  expect(events.filter(({ event }) => event !== 'scrub-begun' && event !== 'scrub-ended')).toEqual([]);
 });
 
 test('the background goes on where it was, also after a restart, and gives way to who asks', async () => {
