@@ -102,9 +102,9 @@ export class Scrubber {
     this.#position = readPosition(options.dir);
   }
 
-  /** Begins the background's work, if there is to be any. */
-  start(): void {
-    this.#begin(0);
+  /** Begins the background's work, if there is to be any, in so many milliseconds. */
+  start(afterMs = 0): void {
+    this.#begin(afterMs);
   }
 
   /** When it resolves nothing is read or written any more. */

@@ -48,6 +48,8 @@ export interface NodeStatus extends EngineStatus {
 export type NodeHealth = Health;
 
 const defaultOnRoleTimeoutMs = 10_000;
+/** A node that has just started has better things to do. */
+const scrubAfterMs = 10_000;
 /** A clean stop waits so long for a standby to take over. */
 const stepBackMsMax = 2000;
 /** … and so long for the program that is told of the role. */
@@ -170,7 +172,7 @@ export class Node {
     if (this.#config.failover) await this.#join(this.#config.failover);
     else if (this.#config.role === 'primary') await this.promote();
     else await this.follow(this.#config.upstream);
-    this.#scrubber.start();
+    this.#scrubber.start(scrubAfterMs);
   }
 
   async #openPostgres(parts: PostgresParts): Promise<void> {
