@@ -7,6 +7,7 @@ import { failoverBench } from './failover.js';
 import type { Bench, BenchOptions } from './lib/bench.js';
 import { inLab } from './lib/hosts.js';
 import { postgresBench } from './postgres.js';
+import { scrubBench } from './scrub.js';
 import { shipBench } from './ship.js';
 import { sqliteBench } from './sqlite.js';
 
@@ -19,6 +20,7 @@ const benches: readonly Bench[] = [
   sqliteBench,
   postgresBench,
   failoverBench,
+  scrubBench,
 ];
 
 const usage = `Usage: npm run bench -- NAME [OPTIONS]

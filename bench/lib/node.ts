@@ -17,9 +17,11 @@ import {
   type PacedCommits,
   pacedCommits,
 } from './script.js';
+import { copiesRate, readRate, scrubAt } from './scrub.js';
 import { serve } from './serve.js';
 
 let engine: Engine | undefined;
+let dir = '';
 
 function opened(): Engine {
   if (!engine) throw new Error('no engine is open in this process');
@@ -31,6 +33,7 @@ const calls = {
   async open(options: EngineOptions): Promise<{ port: number }> {
     mkdirSync(options.dir, { recursive: true });
     engine = await Engine.open(options);
+    dir = options.dir;
     return { port: engine.listenPort };
   },
   async close(): Promise<void> {
@@ -54,6 +57,10 @@ const calls = {
   jsRate: (settings: { bytes: number; seconds: number }): Promise<JsRate> => jsRate(opened(), settings),
   pacedCommits: (settings: { bytes: number; seconds: number; perSecond: number }): Promise<PacedCommits> =>
     pacedCommits(opened(), settings),
+  scrubAt: (bytesPerSecond: number): Promise<void> => scrubAt(opened(), dir, bytesPerSecond),
+  copiesRate: ({ seconds }: { seconds: number }): Promise<number> => copiesRate(opened(), seconds),
+  readRate: ({ pageBytes, seconds }: { pageBytes: number; seconds: number }): Promise<number> =>
+    readRate(dir, pageBytes, seconds),
   measureSyncs: async (settings: SyncSettings): Promise<SyncTimes> => measureSyncs(settings),
 };
 

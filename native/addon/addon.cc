@@ -4,6 +4,7 @@
 #include "addon/convert.h"
 #include "addon/engine.h"
 #include "addon/log.h"
+#include "addon/pages.h"
 #include "addon/postgres.h"
 #ifdef WALSHIP_WITH_SQLITE
 #include "addon/sqlite.h"
@@ -27,6 +28,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("queryPostgres", Napi::Function::New(env, walship::addon::queryPostgres));
   exports.Set("openPostgresReceiver", Napi::Function::New(env, walship::addon::openPostgresReceiver));
   exports.Set("openPostgresSender", Napi::Function::New(env, walship::addon::openPostgresSender));
+  exports.Set("pages", walship::addon::pages(env));
   exports.Set("exportLog", Napi::Function::New(env, walship::addon::exportLog));
 #ifdef WALSHIP_WITH_SQLITE
   exports.Set("openReplica", Napi::Function::New(env, walship::addon::openReplica));

@@ -215,6 +215,16 @@ void Arena::discard(Pin pin) {
   pin.arena_ = nullptr;
 }
 
+bool Arena::drop(uint64_t page) {
+  const std::lock_guard lock(mutex_);
+  const auto found = slotOf_.find(page);
+  if (found == slotOf_.end() || !canLeave(table_[found->second])) return false;
+  const uint32_t slot = found->second;
+  remove(slot);
+  free_.push_back(slot);
+  return true;
+}
+
 bool Arena::cutBack(const LogPosition& to) {
   const std::lock_guard lock(mutex_);
   for (uint32_t index = 0; index < slots_; ++index) {

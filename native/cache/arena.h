@@ -52,9 +52,10 @@ class Pin {
 
 enum class PageOrigin : uint8_t { appended = 1, loaded = 2 };
 
-// Why a page is looked up. `ship` and `flush` are not accesses to the policy: the first shipping of fresh bytes and the
-// write to disk happen to every page alike. Nor is `loadedFor`: taking up the page that was loaded for this very access.
-enum class Access : uint8_t { ship, flush, loadedFor, tailRead, catchUp, scrub };
+// Why a page is looked up. `ship`, `flush` and `scrub` are not accesses to the policy: the first shipping of fresh bytes,
+// the write to disk and the comparison of copies happen to every page alike. Nor is `loadedFor`: taking up the page that was
+// loaded for this very access.
+enum class Access : uint8_t { ship, flush, scrub, loadedFor, tailRead, catchUp };
 
 struct ArenaEvent {
   enum Kind : uint8_t { appended = 1, loaded = 2, removed = 3, dropped = 4 };
@@ -111,6 +112,8 @@ class Arena {
 
   // Gives a page back without condition (a grant that was never used, a diverged tail). Its last pin must be `pin`.
   void discard(Pin pin);
+  // Forgets a page that can leave: whoever wants it next reads it from disk. False if it cannot, or is not here.
+  bool drop(uint64_t page);
   // Divergence: forgets every page above `to.page` and cuts that one back to `to.offset`.
   // False if one of them, or that one, is pinned: a reader must not see bytes change under its pin.
   bool cutBack(const LogPosition& to);

@@ -1,5 +1,7 @@
 #include "engine/engine.h"
 
+#include <future>
+
 namespace walship {
 
 Result<std::unique_ptr<Engine>> Engine::open(EngineSettings settings, std::function<void()> notify) {
@@ -48,6 +50,7 @@ Result<std::unique_ptr<Engine>> Engine::open(EngineSettings settings, std::funct
       pumpRef.pageLoaded(page, failed ? &copy : nullptr);
     });
   });
+  engine->inspector_ = std::make_unique<Inspector>(*engine->store_);
   engine->flusher_ = std::make_unique<Flusher>(
       *engine->store_, set.sync, engine->counters_, engine->histograms_,
       Flusher::Hooks{[&pumpRef] { pumpRef.wake(); }, [&pumpRef](const Error* error) { pumpRef.storageProblem(error); },
@@ -65,7 +68,10 @@ Result<std::unique_ptr<Engine>> Engine::open(EngineSettings settings, std::funct
       });
   pumpRef.start({std::move(notify), [&self](uint64_t page) { self.loader_->request(page); },
                  [&self](bool soon) { self.connector_->reconnect(soon); },
-                 [&self](const std::string& node, uint64_t flushedLsn) { self.noteReader(node, flushedLsn); }});
+                 [&self](const std::string& node, uint64_t flushedLsn) { self.noteReader(node, flushedLsn); },
+                 [&self](const PageQuery& query, std::function<void(PageReply)> done) {
+                   self.inspector_->answer(query, std::move(done));
+                 }});
   if (set.listen) {
     auto listener = Listener::start(
         *set.listen, setup,
@@ -93,6 +99,7 @@ Result<void> Engine::close() {
   listener_.reset();
   connector_.reset();
   loader_.reset();
+  inspector_.reset();
   flusher_.reset();
   Result<void> outcome;
   if (store_) {
@@ -137,6 +144,42 @@ void Engine::retain() {
 }
 
 Result<void> Engine::forgetReader(const std::string& node) { return readers_->remove(node); }
+
+Result<PageReply> Engine::ask(const std::string& node, const PageQuery& query) {
+  // The answer may come, or the link end, when nobody waits any more.
+  auto promise = std::make_shared<std::promise<Result<PageReply>>>();
+  auto answer = promise->get_future();
+  pump_->post([this, node, query, promise] {
+    pump_->askPages(node, query, [promise](Result<PageReply> reply) { promise->set_value(std::move(reply)); });
+  });
+  const std::chrono::milliseconds patience(2 * settings_.session.linkTimeoutMs);
+  if (answer.wait_for(patience) != std::future_status::ready) {
+    return makeError("WALSHIP_ERR_TIMEOUT", "'" + node + "' has not answered within " + std::to_string(patience.count()) + " ms");
+  }
+  return answer.get();
+}
+
+Result<std::vector<PageCopy>> Engine::copiesAt(const std::string& node, uint64_t first, uint32_t count) {
+  auto reply = ask(node, {0, PageQuestion::copies, first, 0, count});
+  if (!reply) return reply.error();
+  return std::move(reply.value().copies);
+}
+
+Result<Buffer> Engine::pageAt(const std::string& node, uint64_t page) {
+  Buffer bytes;
+  const uint32_t pageBytes = store_->geometry().pageBytes;
+  while (bytes.size() < pageBytes) {
+    const auto offset = static_cast<uint32_t>(bytes.size());
+    const auto count = static_cast<uint32_t>(std::min<size_t>(kPageChunkBytesMax, pageBytes - offset));
+    const auto reply = ask(node, {0, PageQuestion::bytes, page, offset, count});
+    if (!reply) return reply.error();
+    if (reply.value().bytes.empty()) {
+      return makeError("WALSHIP_ERR_LOG_POSITION", "'" + node + "' does not have page " + std::to_string(page));
+    }
+    put(bytes, reply.value().bytes);
+  }
+  return bytes;
+}
 
 Result<uint64_t> Engine::append(Bytes bytes, bool continues, Ship ship) {
   auto end = pump_->appender().append(bytes, continues, ship);

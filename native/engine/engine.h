@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "engine/flusher.h"
+#include "engine/inspector.h"
 #include "engine/loader.h"
 #include "engine/pump.h"
 #include "engine/settings.h"
@@ -54,11 +55,19 @@ class Engine {
   // A standby that is gone for good: nothing is kept for it any more.
   Result<void> forgetReader(const std::string& node);
   ReaderRegistry& readers() { return *readers_; }
+  Inspector& inspector() { return *inspector_; }
+
+  // What the node at the other end of a link has on disk of some pages, at most kCopiesPerReplyMax; and one of its pages
+  // whole. These block. WALSHIP_ERR_NODE, WALSHIP_ERR_BUSY, WALSHIP_ERR_LINK_CLOSED; WALSHIP_ERR_TIMEOUT;
+  // WALSHIP_ERR_LOG_POSITION: it does not have that page.
+  Result<std::vector<PageCopy>> copiesAt(const std::string& node, uint64_t first, uint32_t count);
+  Result<Buffer> pageAt(const std::string& node, uint64_t page);
   Result<void> close();
 
  private:
   Engine(EngineSettings settings) : settings_(std::move(settings)) {}
   void retain();
+  Result<PageReply> ask(const std::string& node, const PageQuery& query);
   bool noteReader(const std::string& node, uint64_t lsn);
   void storageProblem(const Error& error);
 
@@ -76,6 +85,7 @@ class Engine {
   std::unique_ptr<Store> store_;
   std::unique_ptr<Pump> pump_;
   std::unique_ptr<Loader> loader_;
+  std::unique_ptr<Inspector> inspector_;
   std::unique_ptr<Flusher> flusher_;
   std::unique_ptr<Connector> connector_;
   std::unique_ptr<Listener> listener_;

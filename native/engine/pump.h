@@ -38,6 +38,8 @@ class Pump final : public SessionHost {
     std::function<void(uint64_t page)> requestLoad;  // the loader
     std::function<void(bool soon)> reconnect;        // the upstream link is gone
     std::function<void(const std::string& node, uint64_t lsn)> keepFor;  // a downstream has come, or is gone
+    // The inspector; `done` is called on its thread.
+    std::function<void(const PageQuery&, std::function<void(PageReply)> done)> inspect;
   };
   // Error: WALSHIP_ERR_INTERNAL (no epoll).
   static Result<std::unique_ptr<Pump>> create(const EngineSettings& settings, Store& store, Counters& counters,
@@ -100,6 +102,8 @@ class Pump final : public SessionHost {
   // Appends may be taken again: says so to those who wait.
   void releaseWriters();
   void pageLoaded(uint64_t page, const Error* error);
+  // Asks the node at the other end of a link. WALSHIP_ERR_NODE: none of that name is connected; else as PageExchange::ask().
+  void askPages(const std::string& node, const PageQuery& query, PageExchange::Answered answered);
   void fail(const Error& error);
   void setCommitRule(CommitRule rule) {
     rule_ = std::move(rule);
@@ -121,6 +125,7 @@ class Pump final : public SessionHost {
   Horizon horizon() const override;
   CommitLevel awaitedLevel() const override { return primary_ ? rule_.level : heardAwaited_; }
   void requestLoad(uint64_t page) override { hooks_.requestLoad(page); }
+  void answerPages(const PageQuery& query, std::function<void(const PageReply&)> done) override;
   void upstreamSpoke(uint64_t nowNs) override { counters_[kUpstreamHeardNs].store(nowNs, std::memory_order_relaxed); }
   void heardFromUpstream(const Heartbeat& heartbeat) override;
   uint64_t ageNs(uint64_t nowNs) const override;

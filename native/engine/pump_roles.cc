@@ -53,6 +53,20 @@ void Pump::pageLoaded(uint64_t page, const Error* error) {
   for (auto& [id, session] : downstreams_) session->onPage(page, error);
 }
 
+void Pump::answerPages(const PageQuery& query, std::function<void(const PageReply&)> done) {
+  hooks_.inspect(query, [this, done = std::move(done)](PageReply reply) {
+    post([done, reply = std::move(reply)] { done(reply); });
+  });
+}
+
+void Pump::askPages(const std::string& node, const PageQuery& query, PageExchange::Answered answered) {
+  if (upstream_ && upstream_->streaming() && upstream_->node() == node) return upstream_->askPages(query, std::move(answered));
+  for (auto& [id, session] : downstreams_) {
+    if (session->streaming() && session->node() == node) return session->askPages(query, std::move(answered));
+  }
+  answered(makeError("WALSHIP_ERR_NODE", "no link to '" + node + "' is up"));
+}
+
 void Pump::showEpochs() {
   counters_[kEpoch].store(reign_.epoch, std::memory_order_relaxed);
   counters_[kLogEpoch].store(store_.epoch(), std::memory_order_relaxed);

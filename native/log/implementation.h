@@ -29,6 +29,8 @@ class Log::Implementation {
   Result<uint64_t> trimBelow(uint64_t lsn);
   Result<void> zeroTail(const LogPosition& tail);
   Result<void> close(const LogPosition& tail);
+  Result<void> repairPage(uint64_t page, Bytes bytes, uint64_t replaces);
+  Result<std::vector<ShortSegment>> shortSegments(bool grow);
 
   const LogSettings settings_;
   const Geometry geometry_;

@@ -276,6 +276,15 @@ Result<void> Log::close(const LogPosition& tail) {
   return implementation_->close(tail);
 }
 
+Result<void> Log::repairPage(uint64_t page, Bytes bytes, uint64_t replaces) {
+  const std::lock_guard lock(implementation_->writing_);
+  return implementation_->repairPage(page, bytes, replaces);
+}
+Result<std::vector<ShortSegment>> Log::shortSegments(bool grow) {
+  const std::lock_guard lock(implementation_->writing_);
+  return implementation_->shortSegments(grow);
+}
+
 uint64_t Log::firstLsn() const { return implementation_->view_.firstLsn(); }
 uint64_t Log::firstPage() const { return implementation_->view_.firstPage(); }
 uint64_t Log::bytesOnDisk() const {
@@ -287,5 +296,8 @@ Result<LogPosition> Log::readPage(uint64_t page, MutableBytes into) const {
 }
 Result<uint64_t> Log::pageOf(uint64_t lsn) const { return implementation_->view_.pageOf(lsn); }
 Result<LogPosition> Log::positionAt(uint64_t lsn) const { return implementation_->view_.positionAt(lsn); }
+void Log::readRaw(uint64_t page, uint32_t offset, MutableBytes into) const {
+  implementation_->view_.readRaw(page, offset, into);
+}
 
 }  // namespace walship

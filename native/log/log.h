@@ -46,6 +46,13 @@ struct SegmentInfo {
   std::string file;
 };
 
+// A segment file that is not of its full size any more.
+struct ShortSegment {
+  std::string file;
+  uint64_t firstPage = 0;
+  uint64_t bytes = 0;  // 0 also if it is gone
+};
+
 class Log {
  public:
   // Locks the directory (made if missing), checks what is there, recovers. Errors: WALSHIP_ERR_SETTING (a
@@ -86,6 +93,14 @@ class Log {
   // Zero tail, sync, durable mark, unlock. No call may follow.
   Result<void> close(const LogPosition& tail);
 
+  // ---- upkeep; like writing, one call at a time ----
+  // Puts `bytes`, which verify as page `page`, in the place of what is there on disk, syncs, reads back and compares. The
+  // page is complete and synced. `replaces`: checksum() of what readRaw() gives of the whole page, or nothing is written:
+  // WALSHIP_ERR_PAGE_CHANGED. A failure leaves the log as usable as it was.
+  Result<void> repairPage(uint64_t page, Bytes bytes, uint64_t replaces);
+  // Segment files that are shorter than they have to be. `grow`: gives them their size, with zeros.
+  Result<std::vector<ShortSegment>> shortSegments(bool grow);
+
   // ---- reading ----
   uint64_t firstLsn() const;  // the oldest LSN that can be read
   uint64_t firstPage() const;
@@ -103,6 +118,9 @@ class Log {
   // behind it); {firstLsn(), …, offset 0} if nothing lies before it. WALSHIP_ERR_LOG_TRIMMED below
   // firstLsn().
   Result<LogPosition> positionAt(uint64_t lsn) const;
+  // Bytes of a complete page as they are on disk, unchecked; zeros for what the disk does not give. A whole page, from
+  // offset 0 on, is read from the disk even if the kernel has it in memory.
+  void readRaw(uint64_t page, uint32_t offset, MutableBytes into) const;
 
  private:
   class Implementation;

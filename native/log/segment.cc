@@ -18,8 +18,9 @@ constexpr std::string_view kSegmentSuffix = ".wal";
 constexpr std::string_view kSparePrefix = "spare-";
 constexpr std::string_view kDivergedPrefix = "diverged-";
 constexpr std::string_view kUnfinishedSuffix = ".new";
-// The last one is the node's: its administration socket (src/node/admin.ts).
-constexpr std::array<std::string_view, 6> kOwnNames = {"lock", "mark", "epochs", "readers", "walship.sock", "journal"};
+// The last ones are the node's: its administration socket (src/node/admin.ts), and what src/consistency keeps.
+constexpr std::array<std::string_view, 7> kOwnNames = {"lock",         "mark",    "epochs", "readers",
+                                                       "walship.sock", "journal", "scrub"};
 
 std::optional<uint64_t> parseNumber(std::string_view text, int base) {
   uint64_t value = 0;

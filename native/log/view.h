@@ -39,6 +39,7 @@ class LogView {
   Result<LogPosition> readPage(uint64_t page, MutableBytes into) const;
   Result<uint64_t> pageOf(uint64_t lsn) const;
   Result<LogPosition> positionAt(uint64_t lsn) const;
+  void readRaw(uint64_t page, uint32_t offset, MutableBytes into) const;
 
  private:
   uint64_t lastPageOf(uint64_t written) const {

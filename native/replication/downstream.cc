@@ -13,7 +13,12 @@ constexpr uint64_t kCommitHeartbeatNs = 1'000'000;  // a moved commit position i
 }  // namespace
 
 DownstreamSession::DownstreamSession(SessionHost& host, std::unique_ptr<Link> link, std::string node)
-    : host_(host), node_(std::move(node)), nodeKey_(keyOf(node_)), heardNs_(monotonicNs()), link_(std::move(link)) {
+    : host_(host),
+      node_(std::move(node)),
+      nodeKey_(keyOf(node_)),
+      exchange_(host),
+      heardNs_(monotonicNs()),
+      link_(std::move(link)) {
   link_->setHandler(this);
 }
 
@@ -27,6 +32,11 @@ void DownstreamSession::say(Buffer message) {
   if (unsent_.empty() && link_->send(message)) return;
   if (unsent_.size() >= kUnsentMax) return end(makeError("WALSHIP_ERR_LINK_BROKEN", "the downstream takes no messages"));
   unsent_.push_back(std::move(message));
+}
+
+// Behind everything else that is to be said.
+void DownstreamSession::talkOfPages() {
+  exchange_.step([this](const Buffer& message) { return unsent_.empty() && link_->send(message); });
 }
 
 bool DownstreamSession::step(uint64_t nowNs) {
@@ -54,6 +64,7 @@ bool DownstreamSession::step(uint64_t nowNs) {
                            host_.awaitedLevel(), ackSentNs_, host_.ageNs(nowNs)}));
     }
     any = ship();
+    talkOfPages();
   }
   return any;
 }
@@ -88,6 +99,10 @@ void DownstreamSession::onMessage(Bytes bytes) {
       end(makeError("WALSHIP_ERR_NODE", "node '" + describe->node + "' below '" + node_ +
                                             "' is already in the tree; node ids must differ and the cascade must not loop"));
     }
+  } else if (auto* query = std::get_if<PageQuery>(&message); query != nullptr && state_ == State::streaming) {
+    if (!exchange_.take(*query)) end(makeError("WALSHIP_ERR_LINK_PROTOCOL", "a second question about pages"));
+  } else if (auto* reply = std::get_if<PageReply>(&message); reply != nullptr && state_ == State::streaming) {
+    if (!exchange_.take(std::move(*reply))) end(makeError("WALSHIP_ERR_LINK_PROTOCOL", "an answer about pages that were not asked for"));
   } else {
     end(makeError("WALSHIP_ERR_LINK_PROTOCOL", "a message that does not belong here"));
   }

@@ -8,7 +8,7 @@
 #include <optional>
 
 #include "base/histogram.h"
-#include "replication/host.h"
+#include "replication/exchange.h"
 
 namespace walship {
 
@@ -31,6 +31,7 @@ class DownstreamSession final : public LinkHandler {
   bool streaming() const { return state_ == State::streaming; }
   uint64_t shippedLsnPage() const { return cursorPage_; }
   const Histogram& roundTripNs() const { return roundTripNs_; }
+  void askPages(const PageQuery& query, PageExchange::Answered answered) { exchange_.ask(query, std::move(answered)); }
   bool polledBusy = false;  // the pump's note: the last poll() found something
 
   void onLanded(uint32_t grantId, uint32_t length) override;
@@ -53,6 +54,7 @@ class DownstreamSession final : public LinkHandler {
   bool ship();
   Pin* cursorPin();
   void say(Buffer message);
+  void talkOfPages();
 
   SessionHost& host_;
   const std::string node_;
@@ -72,6 +74,7 @@ class DownstreamSession final : public LinkHandler {
   uint64_t ships_ = 0;
   std::deque<Page> pages_;    // pinned: the last one may be the cursor's
   std::deque<Buffer> unsent_;
+  PageExchange exchange_;
   uint64_t heartbeatSentNs_ = 0;
   uint64_t committedSent_ = 0;
   EpochStart reignSent_;

@@ -1,9 +1,11 @@
 // What the two kinds of session need of the node they live in. Implemented by the pump; pump thread only.
 #pragma once
 
+#include <functional>
 #include <string>
 
 #include "replication/freshness.h"
+#include "replication/messages.h"
 #include "replication/store.h"
 #include "replication/tree.h"
 
@@ -34,6 +36,8 @@ class SessionHost {
   virtual CommitLevel awaitedLevel() const = 0;  // of the primary's commit rule, as far as known here
   // Has the page read into the arena; every session's onPage() is called when it is there or cannot be had.
   virtual void requestLoad(uint64_t page) = 0;
+  // Has a neighbour's question about pages answered, elsewhere; `done` is called on the pump.
+  virtual void answerPages(const PageQuery& query, std::function<void(const PageReply&)> done) = 0;
   // Something came from the upstream.
   virtual void upstreamSpoke(uint64_t nowNs) = 0;
   // The log is kept from here on for a downstream: told before it has said anything itself, so that what it is promised is

@@ -4,7 +4,17 @@ namespace walship {
 
 namespace {
 
-enum MessageType : uint8_t { kOffer = 1, kAnswer = 2, kGrants = 3, kAck = 4, kDescribe = 5, kHeartbeat = 6, kHorizon = 7 };
+enum MessageType : uint8_t {
+  kOffer = 1,
+  kAnswer = 2,
+  kGrants = 3,
+  kAck = 4,
+  kDescribe = 5,
+  kHeartbeat = 6,
+  kHorizon = 7,
+  kPageQuery = 8,
+  kPageReply = 9,
+};
 
 Buffer begin(MessageType type) {
   Buffer out;
@@ -113,6 +123,43 @@ bool take(WireReader& reader, Heartbeat& heartbeat) {
 
 bool take(WireReader& reader, Horizon& horizon) { return reader.take(horizon.rows) && reader.take(horizon.catalog); }
 
+bool take(WireReader& reader, PageQuestion& question) {
+  uint8_t value = 0;
+  if (!reader.take(value) || value < 1 || value > 2) return false;
+  question = static_cast<PageQuestion>(value);
+  return true;
+}
+
+bool take(WireReader& reader, PageQuery& query) {
+  if (!reader.take(query.id) || !take(reader, query.question) || !reader.take(query.page) || !reader.take(query.offset) ||
+      !reader.take(query.count) || query.page > kPageNumberMax || query.count == 0) {
+    return false;
+  }
+  if (query.question == PageQuestion::copies) return query.offset == 0 && query.count <= kCopiesPerReplyMax;
+  return query.count <= kPageChunkBytesMax && query.offset <= kPageBytesMax - query.count;
+}
+
+bool take(WireReader& reader, PageCopy& copy) {
+  uint8_t state = 0;
+  if (!reader.take(state) || state > static_cast<uint8_t>(CopyState::stale)) return false;
+  copy.state = static_cast<CopyState>(state);
+  return reader.take(copy.sum) && reader.take(copy.firstLsn) && reader.take(copy.parent) && reader.take(copy.endLsn) &&
+         reader.take(copy.endChecksum);
+}
+
+bool take(WireReader& reader, PageReply& reply) {
+  uint16_t count = 0;
+  if (!reader.take(reply.id) || !take(reader, reply.question) || !reader.take(count)) return false;
+  if (reply.question == PageQuestion::bytes) {
+    if (count > kPageChunkBytesMax) return false;
+    reply.bytes.resize(count);
+    return reader.take(MutableBytes(reply.bytes));
+  }
+  if (count > kCopiesPerReplyMax) return false;
+  reply.copies.resize(count);
+  return std::ranges::all_of(reply.copies, [&](PageCopy& copy) { return take(reader, copy); });
+}
+
 Error malformed(const std::string& what) {
   return makeError("WALSHIP_ERR_LINK_PROTOCOL", "the peer sent a malformed message (" + what + ")");
 }
@@ -214,6 +261,34 @@ Buffer encode(const Horizon& horizon) {
   return out;
 }
 
+Buffer encode(const PageQuery& query) {
+  Buffer out = begin(kPageQuery);
+  putValue(out, query.id);
+  putValue(out, static_cast<uint8_t>(query.question));
+  putValue(out, query.page);
+  putValue(out, query.offset);
+  putValue(out, query.count);
+  return out;
+}
+
+Buffer encode(const PageReply& reply) {
+  WALSHIP_ASSERT(reply.copies.size() <= kCopiesPerReplyMax && reply.bytes.size() <= kPageChunkBytesMax);
+  const bool bytes = reply.question == PageQuestion::bytes;
+  Buffer out = begin(kPageReply);
+  putValue(out, reply.id);
+  putValue(out, static_cast<uint8_t>(reply.question));
+  putValue(out, static_cast<uint16_t>(bytes ? reply.bytes.size() : reply.copies.size()));
+  if (bytes) {
+    put(out, reply.bytes);
+    return out;
+  }
+  for (const PageCopy& copy : reply.copies) {
+    putValue(out, static_cast<uint8_t>(copy.state));
+    for (const uint64_t value : {copy.sum, copy.firstLsn, copy.parent, copy.endLsn, copy.endChecksum}) putValue(out, value);
+  }
+  return out;
+}
+
 Result<Message> decodeMessage(Bytes bytes) {
   WireReader reader(bytes);
   uint8_t type = 0;
@@ -226,6 +301,8 @@ Result<Message> decodeMessage(Bytes bytes) {
     case kDescribe: return decodeAs<Describe>(reader, "describe");
     case kHeartbeat: return decodeAs<Heartbeat>(reader, "heartbeat");
     case kHorizon: return decodeAs<Horizon>(reader, "horizon");
+    case kPageQuery: return decodeAs<PageQuery>(reader, "page query");
+    case kPageReply: return decodeAs<PageReply>(reader, "page reply");
     default: return malformed("type " + std::to_string(type));
   }
 }

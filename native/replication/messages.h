@@ -8,6 +8,8 @@
 //   downstream → upstream   Describe   who a node of my subtree is (once per node, before its first Ack)
 //   downstream → upstream   Horizon    what readers of my subtree may still have to see, when it changes
 //   upstream → downstream   Heartbeat  epoch and where it began, tail, commit position, time
+//   both ways               PageQuery  what copies of pages you have on disk, or some bytes of one; one at a time
+//   both ways               PageReply  the answer to it
 #pragma once
 
 #include <optional>
@@ -17,6 +19,7 @@
 
 #include "base/wire.h"
 #include "fabric/link.h"
+#include "log/copy.h"
 #include "log/history.h"
 #include "log/page.h"
 
@@ -25,6 +28,8 @@ namespace walship {
 constexpr size_t kSubtreeNodesMax = 100;   // an Ack must fit kMessageBytesMax
 constexpr size_t kHistorySentMax = 128;    // newest epochs
 constexpr size_t kGrantsPerMessageMax = 128;
+constexpr size_t kCopiesPerReplyMax = 96;
+constexpr size_t kPageChunkBytesMax = 3968;  // of a page, in one reply
 
 struct Offer {
   bool hasLog = false;
@@ -114,6 +119,23 @@ struct Heartbeat {
   uint64_t ageNs = 0;      // all that the primary had made so long ago is below tailLsn; 0 from the primary; or kNotKnown
 };
 
+enum class PageQuestion : uint8_t { copies = 1, bytes = 2 };
+
+struct PageQuery {
+  uint32_t id = 0;
+  PageQuestion question = PageQuestion::copies;
+  uint64_t page = 0;    // copies: the first one
+  uint32_t offset = 0;  // bytes: in the page
+  uint32_t count = 1;   // of pages, at most kCopiesPerReplyMax; or of bytes, at most kPageChunkBytesMax
+};
+
+struct PageReply {
+  uint32_t id = 0;  // of the query
+  PageQuestion question = PageQuestion::copies;
+  std::vector<PageCopy> copies;  // of as many pages as asked for
+  Buffer bytes;                  // as many as asked for; none: this node has no such page
+};
+
 Buffer encode(const Offer& offer);
 Buffer encode(const Answer& answer);
 Buffer encode(const std::vector<Grant>& grants);
@@ -121,8 +143,10 @@ Buffer encode(const Ack& ack);
 Buffer encode(const Describe& describe);
 Buffer encode(const Heartbeat& heartbeat);
 Buffer encode(const Horizon& horizon);
+Buffer encode(const PageQuery& query);
+Buffer encode(const PageReply& reply);
 
-using Message = std::variant<Offer, Answer, std::vector<Grant>, Ack, Describe, Heartbeat, Horizon>;
+using Message = std::variant<Offer, Answer, std::vector<Grant>, Ack, Describe, Heartbeat, Horizon, PageQuery, PageReply>;
 Result<Message> decodeMessage(Bytes bytes);
 
 }  // namespace walship

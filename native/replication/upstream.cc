@@ -12,7 +12,7 @@ constexpr uint32_t kCutsMax = 64;  // an upstream that goes on asking for cuts i
 }  // namespace
 
 UpstreamSession::UpstreamSession(SessionHost& host, std::unique_ptr<Link> link, std::string node)
-    : host_(host), node_(std::move(node)), heardNs_(monotonicNs()), link_(std::move(link)) {
+    : host_(host), node_(std::move(node)), exchange_(host), heardNs_(monotonicNs()), link_(std::move(link)) {
   link_->setHandler(this);
   offer();
 }
@@ -35,6 +35,11 @@ void UpstreamSession::say(Buffer message) {
   unsent_.push_back(std::move(message));
 }
 
+// Behind everything else that is to be said.
+void UpstreamSession::talkOfPages() {
+  exchange_.step([this](const Buffer& message) { return unsent_.empty() && link_->send(message); });
+}
+
 bool UpstreamSession::step(uint64_t nowNs) {
   if (ended_) return false;
   const auto& settings = host_.settings();
@@ -48,6 +53,7 @@ bool UpstreamSession::step(uint64_t nowNs) {
   grantPages();
   const bool ack = (ackDueNs_ <= nowNs && unsent_.empty()) || nowNs - ackSentNs_ >= uint64_t{settings.heartbeatMs} * 1'000'000;
   if (ack) acknowledge(nowNs);
+  talkOfPages();
   return ack;
 }
 
@@ -80,6 +86,10 @@ void UpstreamSession::onMessage(Bytes bytes) {
     const bool news = epoch_.epoch > host_.store().record().promisedEpoch || epochToNote();
     if (news && !joinEpoch(host_.store().record())) return;
     host_.heardFromUpstream(*heartbeat);
+  } else if (auto* query = std::get_if<PageQuery>(&decoded.value()); query != nullptr && state_ == State::streaming) {
+    if (!exchange_.take(*query)) end(makeError("WALSHIP_ERR_LINK_PROTOCOL", "a second question about pages"));
+  } else if (auto* reply = std::get_if<PageReply>(&decoded.value()); reply != nullptr && state_ == State::streaming) {
+    if (!exchange_.take(std::move(*reply))) end(makeError("WALSHIP_ERR_LINK_PROTOCOL", "an answer about pages that were not asked for"));
   } else {
     end(makeError("WALSHIP_ERR_LINK_PROTOCOL", "a message that does not belong here"));
   }

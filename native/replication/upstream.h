@@ -8,7 +8,7 @@
 #include <deque>
 #include <optional>
 
-#include "replication/host.h"
+#include "replication/exchange.h"
 
 namespace walship {
 
@@ -29,6 +29,7 @@ class UpstreamSession final : public LinkHandler {
   const std::optional<Error>& ended() const { return ended_; }
   bool streaming() const { return state_ == State::streaming; }
   uint64_t epoch() const { return epoch_.epoch; }  // the upstream's, as last heard
+  void askPages(const PageQuery& query, PageExchange::Answered answered) { exchange_.ask(query, std::move(answered)); }
   bool polledBusy = false;  // the pump's note: the last poll() found something
 
   void onLanded(uint32_t grantId, uint32_t length) override;
@@ -55,6 +56,7 @@ class UpstreamSession final : public LinkHandler {
   bool epochToNote() const;
   bool noteEpochs(Bytes page, const LogPosition& from, const LogPosition& to);
   void say(Buffer message);
+  void talkOfPages();
 
   SessionHost& host_;
   const std::string node_;
@@ -68,6 +70,7 @@ class UpstreamSession final : public LinkHandler {
   uint32_t nextGrant_ = 1;
   std::deque<Granted> ahead_;    // granted pages behind the tail page, in page order
   std::deque<Buffer> unsent_;
+  PageExchange exchange_;
   uint64_t ackDueNs_ = 0;
   uint64_t ackSentNs_ = 0;
   uint64_t echoNs_ = 0;

@@ -1,7 +1,7 @@
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import type { RestoreTarget } from '../databases/sqlite/files.js';
 import { parseLsn } from '../engine/lsn.js';
-import { parseTime, parseTimeUs } from '../node/units.js';
+import { parseSize, parseTime, parseTimeUs } from '../node/units.js';
 
 // What the definitions of commands are made of. Each command's code is loaded when it runs: help needs no addon.
 
@@ -57,6 +57,12 @@ export function lsn(text: string): bigint {
   } catch (error) {
     throw new InvalidArgumentError((error as Error).message);
   }
+}
+
+export function size(text: string): number {
+  const bytes = parseSize(text);
+  if (bytes !== undefined) return bytes;
+  throw new InvalidArgumentError('It must be a number of bytes, such as 64MiB.');
 }
 
 export function moment(text: string): Date {

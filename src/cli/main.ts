@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 import { readFileSync } from 'node:fs';
 import { Command, CommanderError, Option } from 'commander';
-import { aimed, does, epoch, lsn, moment, seconds } from './command.js';
+import { aimed, does, epoch, lsn, moment, seconds, size } from './command.js';
 import { addDatabaseCommands } from './databases.js';
 import { exitCode, outcomeOf } from './exit.js';
 
@@ -32,7 +32,7 @@ Exit codes:
   1  failed: the message says what and why
   2  wrong use: an option, an argument or the configuration file
   3  no node answers at the address
-  4  the log or the database has problems (log inspect, log verify, log export, sqlite restore, sqlite check)`,
+  4  the log or the database has problems (verify, log inspect, log verify, log export, sqlite restore, sqlite check)`,
   );
 
 program
@@ -219,6 +219,29 @@ Examples:
   )
   .action(does(async (options) => (await import('./journal.js')).showJournal(options)));
 
+aimed(program.command('verify'))
+  .description(
+    'Has a running node compare every page of its log: memory, disk, and the disks of its neighbours.',
+  )
+  .option('--repair', 'repair damaged pages from good copies, while the node goes on')
+  .option('--rate <size>', 'so much a second; 0: as fast as it goes', size, 64 * 1024 * 1024)
+  .option('--json', 'the outcome as JSON; LSNs are decimal text')
+  .addHelpText(
+    'after',
+    `
+Looks at the node asked; ask every node. Its neighbours are those that it gets the log from or gives it to. A page is right
+if it verifies and continues those beside it; what is found is the node's own to repair, never a neighbour's. Where no copy
+can be proved right, the page is left as it is, a copy of it is put into the log directory (scrub/), and it is listed as
+isolated. Nodes do the same in the background, slowly: [scrub] in the configuration. The node's journal has every step.
+
+Exit code 4 if something is in bad order and was not repaired.
+
+Examples:
+  $ walship verify --dir /var/lib/walship/a
+  $ walship verify --dir /var/lib/walship/a --repair --rate 200MiB`,
+  )
+  .action(does(async (options) => (await import('./verify.js')).verifyNode(options)));
+
 const log = program
   .command('log')
   .description("Reads a log's files, without a running node: inspect, verify, export. Nothing is changed.");
@@ -240,7 +263,8 @@ log
   .addHelpText(
     'after',
     `
-Exit code 4 if there are problems. A node with a damaged log is restored from another one.
+Exit code 4 if there are problems. A running node repairs a damaged log from others: walship verify --repair. One whose log
+cannot be opened is restored from another one.
 
 Example:
   $ walship log verify /var/lib/walship/a`,

@@ -122,7 +122,7 @@ function* looks(facts: Facts): Generator<Look> {
   const { damagedPages, node } = sample;
   const damaged = damagedPages > 0;
   const pages = damagedPages === 1 ? 'a page' : `${damagedPages} pages`;
-  const message = `${pages} of the log of ${node} ${damagedPages === 1 ? 'is' : 'are'} damaged on disk; walship log verify tells which`;
+  const message = `${pages} of the log of ${node} ${damagedPages === 1 ? 'is' : 'are'} damaged on disk; walship verify tells which`;
   yield { kind: 'log-damaged', node, raise: damaged, hold: damaged, lastsMs: 0, message };
 }
 

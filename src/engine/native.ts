@@ -416,8 +416,59 @@ export interface NativeReplica {
   status(): NativeReplicaStatus;
 }
 
+/** What one copy of a complete page says of itself (`native/log/copy.h`). */
+export interface PageCopy {
+  /**
+   * `good`: it verifies. `damaged`: it does not, or the disk does not give it. `stale`: it verifies, but is of another epoch
+   * than the one that the log is in there. `absent`: there is none.
+   */
+  readonly state: 'absent' | 'good' | 'damaged' | 'stale';
+  /** Of all its bytes. */
+  readonly sum: bigint;
+  /** Where its frames begin, and the header checksum of the frame before; of a good or stale one. */
+  readonly firstLsn: bigint;
+  readonly parent: bigint;
+  /** Where they end, and the header checksum of the last one. */
+  readonly endLsn: bigint;
+  readonly endChecksum: bigint;
+}
+
+/** A segment file that has lost bytes at its end, or all of them. */
+export interface ShortSegment {
+  readonly file: string;
+  readonly firstPage: number;
+  readonly bytes: number;
+}
+
+/** Copies of complete pages (native/addon/pages.cc). */
+export interface NativePages {
+  /** Those that are flushed: `first` included, `end` excluded. */
+  complete(
+    engine: NativeEngine,
+  ): Promise<{ readonly first: number; readonly end: number; readonly pageBytes: number }>;
+  /** Of `count` pages, this node's on disk and in memory. */
+  copies(
+    engine: NativeEngine,
+    first: number,
+    count: number,
+  ): Promise<{ readonly disk: PageCopy; readonly memory: PageCopy }[]>;
+  /** What the node at the other end of a link has on disk, of at most 96 pages. One question per link at a time. */
+  copiesAt(engine: NativeEngine, node: string, first: number, count: number): Promise<PageCopy[]>;
+  bytesAt(engine: NativeEngine, node: string, page: number): Promise<Buffer>;
+  bytesOnDisk(engine: NativeEngine, page: number): Promise<Buffer>;
+  /** Empty if it is not there. */
+  bytesInMemory(engine: NativeEngine, page: number): Promise<Buffer>;
+  sum(bytes: Buffer): bigint;
+  /** Writes, syncs, reads back, compares. `replaces` is the sum of what is on disk. */
+  repair(engine: NativeEngine, page: number, bytes: Buffer, replaces: bigint): Promise<void>;
+  /** Forgets what is in memory. false: the page is in use, or not there. */
+  drop(engine: NativeEngine, page: number): Promise<boolean>;
+  shortSegments(engine: NativeEngine, grow: boolean): Promise<ShortSegment[]>;
+}
+
 interface NativeModule {
   readonly version: string;
+  readonly pages: NativePages;
   openEngine(settings: NativeSettings, wake: () => void): Promise<NativeEngine>;
   verbsCapabilities(): NativeVerbs;
   inspectLog(path: string): Promise<LogSummary>;

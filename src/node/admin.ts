@@ -1,6 +1,7 @@
 import { chmodSync, unlinkSync } from 'node:fs';
 import { connect } from 'node:net';
 import { z } from 'zod';
+import { scrubSchema } from '../consistency/scrubber.js';
 import { WalshipError } from '../engine/errors.js';
 import { optionsSchema } from '../engine/options.js';
 import type { ClusterEndpoints } from './endpoints.js';
@@ -30,13 +31,18 @@ const promoteBody = z.strictObject({
     .regex(/^[0-9]{1,19}$/, 'must be a number')
     .optional(),
 });
+const verifyBody = z.strictObject({
+  repair: z.boolean(),
+  bytesPerSecond: scrubSchema.shape.bytesPerSecond.unwrap(),
+});
 const followBody = z.strictObject({
   ...settingsSchema.shape.upstream.unwrap().shape,
   address: optionsSchema.shape.listen.unwrap().nullable(),
 });
 
 /**
- * A node's administration interface: `GET /journal?after=clock`, `POST /promote` `{ epoch? }`, `POST /follow` `{ address, node?, source? }`, and what
+ * A node's administration interface: `GET /journal?after=clock`, `GET /scrub`, `POST /verify`
+ * `{ repair, bytesPerSecond }`, `POST /promote` `{ epoch? }`, `POST /follow` `{ address, node?, source? }`, and what
  * {@link ClusterEndpoints} has, on a unix socket and, if wanted, on a port.
  */
 export class AdminServer {
@@ -109,6 +115,11 @@ function routesOf(node: Node): Routes {
         const after = checked(afterQuery, query.get('after') ?? '0');
         return { status: 200, body: node.journal({ after, max: journalEntriesMax }) };
       },
+    },
+    '/scrub': { method: 'GET', run: async () => ({ status: 200, body: node.status().scrub }) },
+    '/verify': {
+      method: 'POST',
+      run: async (_, body) => ({ status: 200, body: { number: node.verify(checked(verifyBody, body)) } }),
     },
     '/promote': {
       method: 'POST',

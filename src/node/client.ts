@@ -1,5 +1,6 @@
 import { request } from 'node:http';
 import type { JournalContents } from '../consistency/journal.js';
+import type { ScrubStatus } from '../consistency/scrubber.js';
 import { WalshipError } from '../engine/errors.js';
 import { parseAddress } from '../engine/options.js';
 import type { NodeHealth, NodeStatus } from './node.js';
@@ -84,6 +85,22 @@ export class AdminClient {
    */
   journal(after = 0n): Promise<Json<JournalContents>> {
     return this.#send('GET', `/journal?after=${after}`);
+  }
+
+  /** How the node looks after its copies of the log's pages. @throws {WalshipError} `WALSHIP_ERR_UNREACHABLE` */
+  scrub(): Promise<Json<ScrubStatus>> {
+    return this.#send('GET', '/scrub');
+  }
+
+  /**
+   * Has the node look at every page of its log now; {@link scrub} says how far it is.
+   *
+   * @param options `bytesPerSecond` 0: as fast as it goes
+   * @returns the number of this pass in `verify` of {@link scrub}
+   * @throws {WalshipError} `WALSHIP_ERR_BUSY`, `WALSHIP_ERR_UNREACHABLE`
+   */
+  verify(options: { repair: boolean; bytesPerSecond: number }): Promise<{ readonly number: number }> {
+    return this.#send('POST', '/verify', options);
   }
 
   /** @throws {WalshipError} `WALSHIP_ERR_UNREACHABLE`, or the node's own error. */

@@ -2,6 +2,7 @@ import { accessSync, constants, readFileSync, statSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { parse, TomlError } from 'smol-toml';
 import { cacheSettings, maxSlots } from '../cache/settings.js';
+import type { ScrubSettings } from '../consistency/scrubber.js';
 import { type MonitorSettings, monitorProblems } from '../consistency/settings.js';
 import { type PostgresParts, partsProblems } from '../databases/postgres/options.js';
 import { WalshipError } from '../engine/errors.js';
@@ -29,6 +30,8 @@ export interface NodeConfig {
   readonly failover?: NodeFailover;
   /** Of the journal's files. Default 8 MiB. */
   readonly journalBytes?: number | undefined;
+  /** How this node looks after its copies of the log's pages. */
+  readonly scrub?: ScrubSettings | undefined;
   /** The PostgreSQL servers whose WAL the log is. */
   readonly postgres?: PostgresParts;
   /** When the monitor finds that something is wrong. */
@@ -103,6 +106,7 @@ export function readNodeConfig(file: string, env: NodeJS.ProcessEnv = process.en
     postgres,
     journalBytes,
     monitor,
+    scrub,
     ...options
   } = parsed.data;
   return {
@@ -119,6 +123,7 @@ export function readNodeConfig(file: string, env: NodeJS.ProcessEnv = process.en
     ...(upstream && { upstream: upstream as Upstream }),
     ...(journalBytes !== undefined && { journalBytes }),
     ...(monitor && { monitor }),
+    ...(scrub && { scrub }),
     ...(postgres && { postgres: withPlaces(postgres as PostgresParts, at) }),
     adminSocket: at(adminSocket as string),
     ...(adminListen && { adminListen }),

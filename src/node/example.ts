@@ -66,6 +66,11 @@ sync = "every-batch"              # "interval": a crash of the host loses that m
 # victims = 128                   # default: half of the pages in the arena, at most 8192
 # interval_ms = "10ms"
 
+[scrub]                           # the log's pages, compared with those of the other nodes in the background: walship verify
+# bytes_per_second = "1MiB"       # 0: never
+# repair = true                   # a damaged page, from a good copy; false: it is told
+# pause_ms = "10min"              # from the end of the log to its beginning again
+
 [links]
 # heartbeat_ms = "20ms"
 # timeout_ms = "1s"               # a link that is silent for so long is given up

@@ -3,7 +3,9 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Journal, type JournalContents, type JournalRange, readJournal } from '../consistency/journal.js';
 import type { MonitorReport } from '../consistency/monitor.js';
+import { Pages } from '../consistency/pages.js';
 import { ReplicaMonitor } from '../consistency/replica-monitor.js';
+import { Scrubber, type ScrubStatus } from '../consistency/scrubber.js';
 import { PostgresAdapter, type PostgresAdapterStatus } from '../databases/postgres/adapter.js';
 import { type PostgresParts, partsProblems, withDefaults } from '../databases/postgres/options.js';
 import { Engine, type EngineStatus } from '../engine/engine.js';
@@ -40,6 +42,8 @@ export interface NodeStatus extends EngineStatus {
   readonly failover?: AgentStatus;
   /** What the monitor says of the replicas, the disk and the log. */
   readonly monitor: MonitorReport;
+  /** How this node looks after its copies of the log's pages. */
+  readonly scrub: ScrubStatus;
   /** Of the PostgreSQL servers; absent without. */
   readonly postgres?: PostgresAdapterStatus;
 }
@@ -48,6 +52,8 @@ export interface NodeStatus extends EngineStatus {
 export type NodeHealth = Health;
 
 const defaultOnRoleTimeoutMs = 10_000;
+/** A node that has just started has better things to do. */
+const scrubAfterMs = 10_000;
 /** A clean stop waits so long for a standby to take over. */
 const stepBackMsMax = 2000;
 /** … and so long for the program that is told of the role. */
@@ -70,6 +76,7 @@ export class Node {
   readonly #log: (entry: LogEntry) => void;
   readonly #clock = new HybridClock();
   readonly #journal: Journal;
+  readonly #scrubber: Scrubber;
   readonly #startedAt = new Date();
   readonly #repetitions = new Repetitions();
   readonly #endpoints = new ClusterEndpoints();
@@ -120,7 +127,16 @@ export class Node {
       const clock = this.#clock.stamp();
       this.#journal.append({ clock, epoch, lsn: positions.received, level, event, message, code, facts });
     };
-    this.#monitor = new ReplicaMonitor(engine, { engine: config.engine, settings: config.monitor });
+    this.#scrubber = new Scrubber(new Pages(engine), {
+      dir: scrubDir(config.engine.dir),
+      settings: config.scrub,
+      onEvent: ({ level, event, message, facts }) => this.#tell(level, event, message, facts),
+    });
+    this.#monitor = new ReplicaMonitor(engine, {
+      engine: config.engine,
+      settings: config.monitor,
+      damagedPages: () => this.#scrubber.damagedPages,
+    });
     this.#monitor.on('finding', (change) => this.#log(describeFinding(change)));
     this.done = new Promise((resolve, reject) => {
       this.#finish = resolve;
@@ -167,6 +183,7 @@ export class Node {
     if (this.#config.failover) await this.#join(this.#config.failover);
     else if (this.#config.role === 'primary') await this.promote();
     else await this.follow(this.#config.upstream);
+    this.#scrubber.start(scrubAfterMs);
   }
 
   async #openPostgres(parts: PostgresParts): Promise<void> {
@@ -328,6 +345,7 @@ export class Node {
       setAside: readdirSync(this.#config.engine.dir).filter((name) => name.startsWith('diverged-')),
       ...(this.#membership && { failover: this.#membership.agent.status() }),
       monitor: this.#monitor.report(),
+      scrub: this.#scrubber.status(),
       ...(this.#postgres && { postgres: this.#postgres.status() }),
       ...status,
     };
@@ -336,6 +354,17 @@ export class Node {
   /** What this node wrote down of what it saw and did. */
   journal(range?: JournalRange): JournalContents {
     return readJournal(journalDir(this.#config.engine.dir), range);
+  }
+
+  /**
+   * Begins to look at every page of the log now; {@link NodeStatus.scrub} says how far it is.
+   *
+   * @param options `bytesPerSecond` 0: as fast as it goes
+   * @returns the number of this pass in `scrub.verify`
+   * @throws {WalshipError} `WALSHIP_ERR_BUSY` if that is being done already
+   */
+  verify(options: { readonly repair: boolean; readonly bytesPerSecond: number }): number {
+    return this.#scrubber.verify(options).number;
   }
 
   /** Whether it does what its role asks of it. */
@@ -407,6 +436,7 @@ export class Node {
       await this.#stepBack();
       await this.#postgres?.retire();
       this.#monitor.close();
+      await this.#scrubber.stop();
       this.#endpoints.close();
       await this.#admin?.close();
       await this.#membership?.leave();
@@ -446,6 +476,11 @@ export class Node {
 /** Where a node keeps its journal. */
 export function journalDir(dir: string): string {
   return join(dir, 'journal');
+}
+
+/** Where a node's scrubber keeps its position, and what it sets aside. */
+function scrubDir(dir: string): string {
+  return join(dir, 'scrub');
 }
 
 function entry(

@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import { cacheSettings, minSlots } from '../cache/settings.js';
+import { scrubSchema } from '../consistency/scrubber.js';
 import { monitorSchema } from '../consistency/settings.js';
 import { postgresSchema } from '../databases/postgres/options.js';
 import { optionsSchema } from '../engine/options.js';
@@ -49,6 +50,7 @@ export const settingsSchema = optionsSchema.extend({
     .min(65_536)
     .max(2 ** 40)
     .optional(),
+  scrub: scrubSchema.optional(),
   failover: failoverSchema
     .extend({
       onRole: z.string().min(1).optional(),
@@ -112,7 +114,7 @@ export function settingPaths(path: SettingPath = []): SettingPath[] {
 
 /** A number of bytes, which may be written as `64MiB`. */
 export function isSize(path: SettingPath): boolean {
-  return schemaAt(path) instanceof z.ZodNumber && /bytes(Max)?$/i.test(String(path.at(-1)));
+  return schemaAt(path) instanceof z.ZodNumber && /bytes(Max|PerSecond)?$/i.test(String(path.at(-1)));
 }
 
 /** A number of milliseconds, which may be written as `20ms` or `2s`. */

@@ -47,6 +47,10 @@ const expected: Readonly<Record<string, readonly string[]>> = {
     'sqlite/staleness',
     'sqlite/reads/standby',
   ],
+  scrub: ['memory', 'disk'].flatMap((folder) => [
+    `scrub/tcp/pages/${folder}`,
+    ...['off', 'default', 'full'].map((pace) => `scrub/tcp/commit/${folder}/${pace}`),
+  ]),
   append: ['append/tcp/128B/native', 'append/tcp/128B/js', 'append/tcp/128B/js-busy'],
   postgres: [
     ...['remote_write', 'on', 'remote_apply'].flatMap((level) => [

@@ -83,8 +83,8 @@ TEST_CASE("hand-shake: each mistake has its own name, on both sides") {
 TEST_CASE("hand-shake: another protocol version is told so") {
   Pair pair;
   std::thread listener([&] { CHECK(shakeHandsAsListener(pair.other.get(), node("b"), soon()).error().is("WALSHIP_ERR_PROTOCOL_VERSION")); });
-  // A hello of version 2: magic, type, version, length 0.
-  const std::array<uint8_t, 9> hello{'W', 'S', 'H', 'P', 1, 2, 0, 0, 0};
+  // A hello of version 1: magic, type, version, length 0.
+  const std::array<uint8_t, 9> hello{'W', 'S', 'H', 'P', 1, 1, 0, 0, 0};
   REQUIRE(writeFully(pair.one.get(), std::as_bytes(std::span(hello)), soon()));
   listener.join();
   std::array<std::byte, 64> answer{};

@@ -49,13 +49,19 @@ TEST_CASE("messages: what no node says is refused") {
   CHECK(refused(encode(backwards)));
   std::vector<Grant> grants{{1, 1, kPageBytesMax + 1, {}}};
   CHECK(refused(encode(grants)));
+  CHECK(refused(encode(PageQuery{1, PageQuestion::copies, 0, 0, kCopiesPerReplyMax + 1})));
+  CHECK(refused(encode(PageQuery{1, PageQuestion::copies, 0, 0, 0})));
+  CHECK(refused(encode(PageQuery{1, PageQuestion::bytes, 0, kPageBytesMax, 1})));
+  CHECK(refused(encode(PageQuery{1, PageQuestion::bytes, kPageNumberMax + 1, 0, 1})));
 }
 
 TEST_CASE("messages: every truncation and every appended byte is refused, no flipped bit crashes") {
   Offer offer{true, {1000, 42, 3, 5, 640}, 4, 900, 1u << 18, 256, {{1, 0}, {3, 512}}};
   for (const Buffer& whole : {encode(offer), encode(Answer{}), encode(Heartbeat{1, 2, 3, 4, 5, 6, CommitLevel::applied, 7, 8}),
                               encode(Describe{1, 2, "n", "tcp", "", "a", "b"}), encode(std::vector<Grant>{{1, 2, 3, {4, 5}}}),
-                              encode(Ack{1, 2, {{2, 1, {3, 2, 1}}}}), encode(Horizon{1, 2})}) {
+                              encode(Ack{1, 2, {{2, 1, {3, 2, 1}}}}), encode(Horizon{1, 2}), encode(PageQuery{1, PageQuestion::bytes, 2, 64, 128}),
+                              encode(PageReply{1, PageQuestion::copies, {{CopyState::good, 1, 2, 3, 4, 5}, {}}, {}}),
+                              encode(PageReply{1, PageQuestion::bytes, {}, Buffer(128)})}) {
     REQUIRE(decodeMessage(whole));
     for (size_t length = 0; length < whole.size(); ++length) CHECK_FALSE(decodeMessage(Bytes(whole).first(length)));
     Buffer longer = whole;
