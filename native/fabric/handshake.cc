@@ -48,8 +48,10 @@ Buffer encodeChallenge(const Challenge& challenge) {
 }
 
 Proof prove(const std::string& secret, const char* label, Bytes hello, Bytes challenge) {
+  const size_t labelBytes = std::strlen(label);
   Buffer text;
-  put(text, std::as_bytes(std::span(label, std::strlen(label))));
+  text.reserve(labelBytes + hello.size() + challenge.size());
+  put(text, std::as_bytes(std::span(label, labelBytes)));
   put(text, hello);
   put(text, challenge);
   Proof proof{};
@@ -74,6 +76,7 @@ Result<void> makeNonce(std::array<std::byte, 32>& nonce) {
 
 Result<void> sendSetup(int fd, SetupType type, Bytes body, uint64_t deadlineNs) {
   Buffer message;
+  message.reserve(kSetupHeaderBytes + body.size());
   const auto length = static_cast<uint16_t>(body.size());
   put(message, bytesOf(kSetupMagic));
   put(message, bytesOf(type));
