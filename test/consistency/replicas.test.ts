@@ -29,13 +29,12 @@ test('lag in time is the truth: of a standby that stands still, and that is take
   const made = performance.now();
   for (const seconds of [0.5, 1.5, 2.5]) {
     await pause(made + 1000 * seconds - performance.now());
-    const { lagMs, lagBytes, appliedLagMs } = replica(a, 'b');
-    const truth = performance.now() - made;
-    expect(lagBytes).toBe(1000);
-    for (const ms of [lagMs, appliedLagMs]) {
-      expect(ms).toBeGreaterThan(truth - 60);
-      expect(ms).toBeLessThan(truth + 60);
-    }
+    // One look may be an old one: this process has other things to do than to look.
+    await until('the lag is the truth', () => {
+      const { lagMs, lagBytes, appliedLagMs } = replica(a, 'b');
+      const truth = performance.now() - made;
+      return lagBytes === 1000 && [lagMs, appliedLagMs].every((ms) => Math.abs((ms ?? 0) - truth) < 60);
+    });
   }
   expect(replica(a, 'b').link).toBe('lost');
   await until('it is found', () =>
