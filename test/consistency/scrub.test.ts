@@ -188,8 +188,9 @@ describe.each(['star', 'chain'] as const)('three nodes under load, as a %s', (sh
       for (let i = 0; i < casesPerRound && done < cases / 2; i++, done++) {
         const index = random.below(names.length);
         const { segments } = cluster.members[index] as Member;
-        // Of what has a whole segment in reach; a second segment of the same kind only where there is room.
-        const kind = random.pick(Object.keys(i < 2 ? damages : pageDamages)) as keyof typeof damages;
+        // Each kind in its turn; what takes a whole segment only while there is room.
+        const kindsNow = Object.keys(i < 2 ? damages : pageDamages);
+        const kind = kindsNow[(i < 2 ? 2 * round + i : i) % kindsNow.length] as keyof typeof damages;
         let page = 0;
         let reach: number[] = [];
         do {
