@@ -142,7 +142,7 @@ Napi::Value repair(const Napi::CallbackInfo& info) {
   return task<bool>(
       info,
       [page = pageFrom(info[1]), bytes = bytesFrom(info[2]), replaces = toU64(info[3])](Engine& engine) -> Result<bool> {
-        if (auto repaired = engine.log().repairPage(page, bytes, replaces); !repaired) return repaired.error();
+        if (auto repaired = engine.store().repairPage(page, bytes, replaces); !repaired) return repaired.error();
         return true;
       },
       nothing);
@@ -157,7 +157,7 @@ Napi::Value drop(const Napi::CallbackInfo& info) {
 Napi::Value shortSegments(const Napi::CallbackInfo& info) {
   using Segments = std::vector<ShortSegment>;
   return task<Segments>(
-      info, [grow = info[1].ToBoolean().Value()](Engine& engine) { return engine.log().shortSegments(grow); },
+      info, [grow = info[1].ToBoolean().Value()](Engine& engine) { return engine.store().shortSegments(grow); },
       [](Napi::Env env, Segments& found) -> Napi::Value {
         Napi::Array out = Napi::Array::New(env, found.size());
         for (uint32_t i = 0; i < found.size(); ++i) {

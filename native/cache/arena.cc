@@ -318,8 +318,8 @@ void Arena::noteLoadedFor(uint64_t page, Access access) {
 }
 
 void Arena::trace(Access access, uint64_t page) {
-  if (access == Access::ship || access == Access::flush || trace_.size() >= kTraceMax) return;
-  const char kind = access == Access::tailRead ? 't' : access == Access::scrub ? 's' : 'c';
+  if (access < Access::loadedFor || trace_.size() >= kTraceMax) return;
+  const char kind = access == Access::tailRead ? 't' : 'c';
   trace_.push_back({monotonicNs(), page, kind});
 }
 

@@ -140,7 +140,7 @@ void Engine::retain() {
       retentionLsn(store_->flushedLsn(), settings_.log, slowest ? slowest->lsn : kNoReader);
   if (keepFrom <= log_->firstLsn()) return;
   if (auto stored = readers_->store(); !stored) return storageProblem(stored.error());
-  if (auto trimmed = log_->trimBelow(keepFrom); !trimmed) storageProblem(trimmed.error());
+  if (auto trimmed = store_->trimBelow(keepFrom); !trimmed) storageProblem(trimmed.error());
 }
 
 Result<void> Engine::forgetReader(const std::string& node) { return readers_->remove(node); }

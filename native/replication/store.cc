@@ -9,7 +9,6 @@ namespace walship {
 namespace {
 // A batch is one sync; a larger one would only delay the acknowledgement of its first bytes.
 constexpr size_t kBatchBytesMax = 4u << 20;
-// A thread on another core takes about as long to wake.
 // What takes less time than a thread needs to wake. And, if somebody waits for the disk, what is as little as one commit:
 // of more, the next ones would be held up.
 constexpr uint64_t kQuickSyncNs = 30'000;
@@ -86,12 +85,15 @@ void Store::openPage(Pin next) {
   flushDue_ = true;
 }
 
+bool Store::aimFlusher() {
+  if (!std::exchange(flushDue_, false)) return false;
+  const std::lock_guard lock(targetMutex_);
+  target_ = received_;
+  return true;
+}
+
 uint64_t Store::passToFlusher(bool awaited) {
-  if (!std::exchange(flushDue_, false)) return 0;
-  {
-    const std::lock_guard lock(targetMutex_);
-    target_ = received_;
-  }
+  if (!aimFlusher()) return 0;
   const bool one = awaited && received_.lsn - flushedLsn() <= kAwaitedBytesMax;
   if (const uint64_t tookNs = flushHere(one ? kAwaitedSyncNs : kQuickSyncNs); tookNs != 0) return tookNs;
   const std::lock_guard lock(targetMutex_);
@@ -130,7 +132,7 @@ Result<void> Store::cut(const LogPosition& to) {
   const std::lock_guard flushing(flushMutex_);
   WALSHIP_ASSERT(to.lsn <= received_.lsn);
   // What is cut off is set aside from the files: it must be in them.
-  passToFlusher(false);
+  aimFlusher();
   while (written_ != received_) {
     if (auto written = flushBatch(true); !written) return written.error();
   }
@@ -348,6 +350,21 @@ Result<void> Store::mark() {
   const std::lock_guard flushing(flushMutex_);
   if (!std::exchange(markDue_, false)) return {};
   return log_.mark(flushedFrame_);
+}
+
+Result<uint64_t> Store::trimBelow(uint64_t lsn) {
+  const std::lock_guard flushing(flushMutex_);
+  return log_.trimBelow(lsn);
+}
+
+Result<void> Store::repairPage(uint64_t page, Bytes bytes, uint64_t replaces) {
+  const std::lock_guard flushing(flushMutex_);
+  return log_.repairPage(page, bytes, replaces);
+}
+
+Result<std::vector<ShortSegment>> Store::shortSegments(bool grow) {
+  const std::lock_guard flushing(flushMutex_);
+  return log_.shortSegments(grow);
 }
 
 uint64_t Store::waitFlushed(uint64_t known, uint32_t timeoutMs) {

@@ -77,6 +77,10 @@ class Store {
   Result<bool> flush();
   // Notes in the log how far it is synced. Apart from flush(): nobody who waits for `flushed` waits for it.
   Result<void> mark();
+  // Upkeep of the files (log/log.h), in the flusher's place: it may take long, and the pump does not wait for it.
+  Result<uint64_t> trimBelow(uint64_t lsn);
+  Result<void> repairPage(uint64_t page, Bytes bytes, uint64_t replaces);
+  Result<std::vector<ShortSegment>> shortSegments(bool grow);
   // Behind the last frame that is flushed.
   LogPosition lastFlushedFrame();
   // Wakes the flusher for good; what is received by then is still flushed by flush().
@@ -88,6 +92,7 @@ class Store {
   Store(Arena& arena, Log& log, const SyncSettings& sync) : arena_(arena), log_(log), sync_(sync) {}
   Result<void> loadTailPage(const LogPosition& tail);
   Result<bool> flushBatch(bool syncNow);
+  bool aimFlusher();
   uint64_t flushHere(uint64_t syncNsMax);
 
   Arena& arena_;

@@ -197,8 +197,8 @@ export interface DriveResult {
 export interface TracedAccess {
   readonly atMs: number;
   readonly page: number;
-  /** a: appended, t: tail read, c: catch-up read, s: scrub. */
-  readonly kind: 'a' | 't' | 'c' | 's';
+  /** a: appended, t: tail read, c: catch-up read. */
+  readonly kind: 'a' | 't' | 'c';
 }
 
 /** The addon's engine (native/addon/engine.cc). Every method throws an error with a `code` once it is closed. */

@@ -1,32 +1,20 @@
 // A member of a cluster that also answers reads: what it has applied, in which log, and a piece of it. Told over IPC what to
 // be, as test/lib/member.mjs is.
-import { Engine, Membership } from '../../dist/index.js';
-import { callsOf, listen, serve, tellOf } from '../lib/membership.mjs';
+import { callsOf, joined, listen, serve } from '../lib/membership.mjs';
 
 /** @typedef {import('../lib/member.ts').MemberSettings} MemberSettings */
 
-/** @type {Engine} */
+/** @type {import('../../dist/index.js').Engine} */
 let engine;
-/** @type {Membership} */
+/** @type {import('../../dist/index.js').Membership} */
 let membership;
 
 /** @param {MemberSettings} settings */
-async function open({ options, failover, clients }) {
-  engine = await Engine.open(options);
-  membership = await Membership.join({
-    subject: {
-      engine,
-      promote: (epoch, leaseUntilNs) => engine.promote(epoch, leaseUntilNs),
-      follow: (upstream) => engine.follow(upstream),
-    },
-    cluster: options.cluster,
-    listen: /** @type {string} */ (options.listen),
-    commitRule: options.commitRule ?? { level: 'async' },
-    failover,
-    watch: options,
-  });
-  tellOf(membership.agent);
-  await listen(clients, (line) => (line.startsWith('read ') ? read(line) : append(Buffer.from(line))));
+async function open(settings) {
+  ({ engine, membership } = await joined(settings, { watch: settings.options }));
+  await listen(settings.clients, (line) =>
+    line.startsWith('read ') ? read(line) : append(Buffer.from(line)),
+  );
 }
 
 /** `ok LSN EPOCH`; `no CODE`: it was not written; `unknown CODE`. @param {Buffer} record */

@@ -1,32 +1,19 @@
 // A member of a test cluster, in a process of its own that is killed, stopped and cut off: an engine under its controller,
 // and a port for clients that append. Told over IPC what to be; tells what it does. On the built package, because it
 // starts often.
-import { Engine, Membership } from '../../dist/index.js';
-import { callsOf, listen, now, serve, tellOf } from './membership.mjs';
+import { callsOf, joined, listen, now, serve } from './membership.mjs';
 
 /** @typedef {import('./member.ts').MemberSettings} MemberSettings */
 
-/** @type {Engine} */
+/** @type {import('../../dist/index.js').Engine} */
 let engine;
-/** @type {Membership} */
+/** @type {import('../../dist/index.js').Membership} */
 let membership;
 
 /** @param {MemberSettings} settings */
-async function open({ options, failover, clients }) {
-  engine = await Engine.open(options);
-  membership = await Membership.join({
-    subject: {
-      engine,
-      promote: (epoch, leaseUntilNs) => engine.promote(epoch, leaseUntilNs),
-      follow: (upstream) => engine.follow(upstream),
-    },
-    cluster: options.cluster,
-    listen: /** @type {string} */ (options.listen),
-    commitRule: options.commitRule ?? { level: 'async' },
-    failover,
-  });
-  tellOf(membership.agent);
-  await listen(clients, (record) => append(Buffer.from(`${record}\n`)));
+async function open(settings) {
+  ({ engine, membership } = await joined(settings));
+  await listen(settings.clients, (record) => append(Buffer.from(`${record}\n`)));
 }
 
 /** @param {Buffer} record */

@@ -1,6 +1,7 @@
 // What a member of a test cluster is whatever it replicates: told over IPC what to do, with a port for clients that write.
 import { createServer } from 'node:net';
 import { createInterface } from 'node:readline';
+import { Engine, Membership } from '../../dist/index.js';
 
 /** @param {unknown} message */
 export const tell = (message) => process.send?.(message);
@@ -11,6 +12,30 @@ export const now = () => Number(process.hrtime.bigint()) / 1e6;
 export function tellOf(agent) {
   agent.on('event', ({ level, event, message }) => tell({ event: { at: now(), level, event, message } }));
   agent.on('role', (role, epoch) => tell({ role: { at: now(), role, epoch } }));
+}
+
+/**
+ * An engine under its controller.
+ *
+ * @param {import('./member.ts').MemberSettings} settings
+ * @param {Partial<import('../../dist/failover/membership.js').MembershipOptions>} more
+ */
+export async function joined({ options, failover }, more = {}) {
+  const engine = await Engine.open(options);
+  const membership = await Membership.join({
+    subject: {
+      engine,
+      promote: (epoch, leaseUntilNs) => engine.promote(epoch, leaseUntilNs),
+      follow: (upstream) => engine.follow(upstream),
+    },
+    cluster: options.cluster,
+    listen: /** @type {string} */ (options.listen),
+    commitRule: options.commitRule ?? { level: 'async' },
+    failover,
+    ...more,
+  });
+  tellOf(membership.agent);
+  return { engine, membership };
 }
 
 /**

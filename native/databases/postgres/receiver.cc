@@ -316,6 +316,7 @@ Error Receiver::stream(Server& server, uint32_t timeline) {
   }
   // Nobody else is at the connection any more when this returns.
   const auto leave = [&](Error why) {
+    if (std::exchange(unshipped_, 0) > 0) engine_.pump().wake();
     const std::lock_guard lock(connectionMutex_);
     live_ = nullptr;
     return why;

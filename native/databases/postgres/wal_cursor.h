@@ -16,8 +16,8 @@ class WalCursor {
   explicit WalCursor(Engine& engine) : engine_(engine) {}
 
   // What to send of [lsn, limit), at most `bytesMax`; nothing, if the rest of a record is yet to come, unless it `ends` at
-  // the limit: then none comes. The vectors point
-  // into the arena and are good until release(), which must come soon: a page that is held cannot be cut, nor leave.
+  // the limit: then none comes. The vectors point into the arena and are good until release(), which must come soon: a page
+  // that is held cannot be cut, nor leave.
   struct Piece {
     std::vector<iovec> parts;
     size_t bytes = 0;
