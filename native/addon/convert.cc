@@ -69,7 +69,16 @@ std::optional<ConnectTarget> targetFrom(const Napi::Value& from) {
   const auto object = from.As<Napi::Object>();
   return ConnectTarget{{text(object, "host"), static_cast<uint16_t>(number(object, "port"))},
                        text(object, "node"),
-                       text(object, "source")};
+                       text(object, "source"),
+                       object.Get("transports").IsNumber() ? static_cast<uint8_t>(number(object, "transports")) : uint8_t{0},
+                       object.Get("device").IsString() ? text(object, "device") : std::string()};
+}
+
+std::vector<std::string> textsFrom(const Napi::Value& from) {
+  std::vector<std::string> texts;
+  const auto list = from.As<Napi::Array>();
+  for (uint32_t i = 0; i < list.Length(); ++i) texts.push_back(list.Get(i).ToString().Utf8Value());
+  return texts;
 }
 
 EngineSettings settingsFrom(const Napi::Object& from) {
@@ -93,16 +102,24 @@ EngineSettings settingsFrom(const Napi::Object& from) {
   settings.hugePages = flag(from, "hugePages");
   settings.frameBytesMax = number(from, "frameBytesMax");
 
-  if (from.Get("listen").IsObject()) {
-    const auto listen = from.Get("listen").As<Napi::Object>();
-    settings.listen = Address{text(listen, "host"), static_cast<uint16_t>(number(listen, "port"))};
+  const auto listen = from.Get("listen").As<Napi::Array>();
+  for (uint32_t i = 0; i < listen.Length(); ++i) {
+    const auto address = listen.Get(i).As<Napi::Object>();
+    settings.listen.push_back({text(address, "host"), static_cast<uint16_t>(number(address, "port"))});
+  }
+  const auto ends = from.Get("railEnds").As<Napi::Array>();
+  for (uint32_t i = 0; i < ends.Length(); ++i) {
+    const auto end = ends.Get(i).As<Napi::Object>();
+    settings.railEnds.push_back({text(end, "host"), static_cast<uint16_t>(number(end, "port")), text(end, "device"),
+                                 number(end, "speedMbps"), number(end, "mtuBytes"),
+                                 static_cast<int16_t>(end.Get("numaNode").ToNumber().Int32Value())});
   }
   settings.transports = static_cast<uint8_t>(number(from, "transports"));
   const auto verbs = from.Get("verbs").As<Napi::Object>();
   settings.verbs.device = text(verbs, "device");
   settings.verbs.port = verbs.Get("port").ToNumber().Int32Value();
   settings.verbs.gidIndex = verbs.Get("gidIndex").ToNumber().Int32Value();
-  settings.verbs.address = text(verbs, "address");
+  settings.verbs.addresses = textsFrom(verbs.Get("addresses"));
   settings.verbs.pathMtuBytes = number(verbs, "pathMtuBytes");
   settings.verbs.retryCount = verbs.Get("retryCount").ToNumber().Int32Value();
   settings.verbs.ackTimeoutExponent = verbs.Get("ackTimeoutExponent").ToNumber().Int32Value();
@@ -114,6 +131,8 @@ EngineSettings settingsFrom(const Napi::Object& from) {
   settings.session.grantPages = number(from, "grantPages");
   settings.session.readAheadPages = number(from, "readAheadPages");
   settings.session.rangeBytesMax = number(from, "rangeBytesMax");
+  settings.session.probeMs = number(from, "probeMs");
+  settings.session.railSilenceMs = number(from, "railSilenceMs");
 
   settings.commitRule = commitRuleFrom(from.Get("commitRule").As<Napi::Object>());
   settings.appliedByHand = flag(from, "appliedByHand");
@@ -128,8 +147,44 @@ EngineSettings settingsFrom(const Napi::Object& from) {
   return settings;
 }
 
-Napi::Object toJs(Napi::Env env, const StatusSnapshot& snapshot) {
+Napi::Array toJs(Napi::Env env, const std::vector<RailEnd>& ends) {
+  Napi::Array out = Napi::Array::New(env);
+  for (const RailEnd& end : ends) {
+    Napi::Object entry = Napi::Object::New(env);
+    entry.Set("host", end.host);
+    entry.Set("port", end.port);
+    entry.Set("device", end.device);
+    entry.Set("speedMbps", end.speedMbps);
+    entry.Set("mtuBytes", end.mtuBytes);
+    entry.Set("numaNode", static_cast<int>(end.numaNode));
+    out.Set(out.Length(), entry);
+  }
+  return out;
+}
+
+Napi::Object railsOf(Napi::Env env, const StatusSnapshot& snapshot) {
   Napi::Object out = Napi::Object::New(env);
+  Napi::Array rails = Napi::Array::New(env);
+  for (const RailStatus& rail : snapshot.rails) {
+    Napi::Object entry = Napi::Object::New(env);
+    entry.Set("name", rail.name);
+    entry.Set("carries", rail.carries);
+    entry.Set("spare", rail.spare);
+    if (rail.roundTripNs != 0) entry.Set("roundTripUs", plain(rail.roundTripNs) / 1000);
+    entry.Set("heardMsAgo", plain(rail.heardMsAgo));
+    entry.Set("retransmits", plain(rail.retransmits));
+    entry.Set("failures", plain(rail.failures));
+    if (!rail.problem.message.empty()) entry.Set("problem", rail.problem.message);
+    rails.Set(rails.Length(), entry);
+  }
+  out.Set("rails", rails);
+  out.Set("railsNode", snapshot.railsNode);
+  out.Set("railEnds", toJs(env, snapshot.railEnds));
+  return out;
+}
+
+Napi::Object toJs(Napi::Env env, const StatusSnapshot& snapshot) {
+  Napi::Object out = railsOf(env, snapshot);
   Napi::Array links = Napi::Array::New(env);
   for (const LinkStatus& link : snapshot.links) {
     Napi::Object entry = Napi::Object::New(env);

@@ -16,6 +16,8 @@ EngineSettings settingsFrom(const Napi::Object& from);
 CommitRule commitRuleFrom(const Napi::Object& from);
 std::optional<ConnectTarget> targetFrom(const Napi::Value& from);
 
+std::vector<std::string> textsFrom(const Napi::Value& from);  // of an array
+
 inline Napi::BigInt toJs(Napi::Env env, uint64_t value) { return Napi::BigInt::New(env, value); }
 inline uint64_t toU64(const Napi::Value& value) {
   bool lossless = false;
@@ -23,6 +25,8 @@ inline uint64_t toU64(const Napi::Value& value) {
 }
 
 Napi::Object toJs(Napi::Env env, const StatusSnapshot& snapshot);
+Napi::Object railsOf(Napi::Env env, const StatusSnapshot& snapshot);  // the part of it that is asked for all the time
+Napi::Array toJs(Napi::Env env, const std::vector<RailEnd>& ends);
 Napi::Object toJs(Napi::Env env, const EngineEvent& event);
 Napi::Object toJs(Napi::Env env, const ReadChunk& chunk);
 Napi::Object toJs(Napi::Env env, const RegisteredReader& reader);

@@ -15,6 +15,9 @@ Napi::Function NativeEngine::define(Napi::Env env) {
                       InstanceMethod<&NativeEngine::setLease>("setLease"),
                       InstanceMethod<&NativeEngine::hold>("hold"),
                       InstanceMethod<&NativeEngine::follow>("follow"),
+                      InstanceMethod<&NativeEngine::rails>("rails"),
+                      InstanceMethod<&NativeEngine::setRails>("setRails"),
+                      InstanceMethod<&NativeEngine::steer>("steer"),
                       InstanceMethod<&NativeEngine::forgetReader>("forgetReader"),
                       InstanceMethod<&NativeEngine::close>("close"),
                       InstanceMethod<&NativeEngine::setApplied>("setApplied"),
@@ -87,6 +90,15 @@ Napi::Value openEngine(const Napi::CallbackInfo& info) {
         Napi::Object wrapped = constructor->New({Napi::External<std::shared_ptr<Core>>::New(inner, box.get())});
         const RecoveryReport& recovery = core->engine_->recovery();
         wrapped.Set("listenPort", core->engine_->listenPort());
+        Napi::Array devices = Napi::Array::New(inner);
+        for (const auto& device : core->engine_->devices()) {
+          Napi::Object entry = Napi::Object::New(inner);
+          entry.Set("device", device->choice().device);
+          entry.Set("port", device->choice().port);
+          entry.Set("address", device->choice().gid.address);
+          devices.Set(devices.Length(), entry);
+        }
+        wrapped.Set("devices", devices);
         wrapped.Set("verbsProblem", core->engine_->verbsProblem());
         wrapped.Set("recoveryNote", recovery.note);
         wrapped.Set("recoveryDiscardedBytes", static_cast<double>(recovery.discardedBytes));
@@ -184,6 +196,30 @@ Napi::Value NativeEngine::follow(const Napi::CallbackInfo& info) {
   return lsnTask(info.Env(), [target = targetFrom(info[0]), discard](Engine& engine) {
     return engine.follow(target, discard);
   });
+}
+
+Napi::Value NativeEngine::rails(const Napi::CallbackInfo& info) {
+  if (!usable(info.Env())) return info.Env().Undefined();
+  return railsOf(info.Env(), core_->engine_->pump().snapshot());
+}
+
+Napi::Value NativeEngine::setRails(const Napi::CallbackInfo& info) {
+  std::vector<RailTarget> rails;
+  const auto list = info[0].As<Napi::Array>();
+  for (uint32_t i = 0; i < list.Length(); ++i) {
+    const Napi::Value entry = list.Get(i);
+    rails.push_back({entry.As<Napi::Object>().Get("name").ToString().Utf8Value(), *targetFrom(entry)});
+  }
+  return Task<bool>::run(
+      info.Env(),
+      core_->guarded<bool>([rails, upstream = info[1].ToString().Utf8Value()](Engine& engine) {
+        return engine.setRails(rails, upstream);
+      }),
+      [](Napi::Env inner, bool& taken) -> Napi::Value { return Napi::Boolean::New(inner, taken); }, Value());
+}
+
+void NativeEngine::steer(const Napi::CallbackInfo& info) {
+  if (usable(info.Env())) core_->engine_->steer(textsFrom(info[0]), textsFrom(info[1]), info[2].ToString().Utf8Value());
 }
 
 Napi::Value NativeEngine::forgetReader(const Napi::CallbackInfo& info) {

@@ -62,6 +62,9 @@ class NativeEngine final : public Napi::ObjectWrap<NativeEngine> {
   void setLease(const Napi::CallbackInfo& info);
   Napi::Value hold(const Napi::CallbackInfo& info);
   Napi::Value follow(const Napi::CallbackInfo& info);
+  Napi::Value rails(const Napi::CallbackInfo& info);
+  Napi::Value setRails(const Napi::CallbackInfo& info);
+  void steer(const Napi::CallbackInfo& info);
   Napi::Value forgetReader(const Napi::CallbackInfo& info);
   Napi::Value close(const Napi::CallbackInfo& info);
   void setApplied(const Napi::CallbackInfo& info);

@@ -13,13 +13,15 @@ Result<std::unique_ptr<Engine>> Engine::open(EngineSettings settings, std::funct
   engine->arena_ = arena.take();
 
   if ((set.transports & kTransportVerbs) != 0) {
-    auto device = Device::open(set.verbs);
+    auto devices = Device::openAll(set.verbs);
     Result<void> registered;
-    if (device) registered = device.value()->registerArena(engine->arena_->memory());
-    if (device && registered) {
-      engine->device_ = device.take();
+    for (size_t i = 0; devices && registered && i < devices.value().size(); ++i) {
+      registered = devices.value()[i]->registerArena(engine->arena_->memory());
+    }
+    if (devices && registered) {
+      engine->devices_ = devices.take();
     } else {
-      const Error& why = device ? registered.error() : device.error();
+      const Error& why = devices ? registered.error() : devices.error();
       if ((set.transports & kTransportTcp) == 0) return why;
       engine->verbsProblem_ = why.message;
       set.transports = kTransportTcp;
@@ -40,11 +42,6 @@ Result<std::unique_ptr<Engine>> Engine::open(EngineSettings settings, std::funct
 
   Pump& pumpRef = *engine->pump_;
   Engine& self = *engine;
-  const SetupSettings setup{{set.cluster, set.nodeId, set.secret, set.transports},
-                            engine->device_,
-                            set.setupTimeoutMs,
-                            set.reconnectMsMin,
-                            set.reconnectMsMax};
   engine->loader_ = std::make_unique<Loader>(*engine->store_, [&pumpRef](uint64_t page, const Error* error) {
     pumpRef.post([&pumpRef, page, failed = error != nullptr, copy = error != nullptr ? *error : Error{}] {
       pumpRef.pageLoaded(page, failed ? &copy : nullptr);
@@ -57,35 +54,52 @@ Result<std::unique_ptr<Engine>> Engine::open(EngineSettings settings, std::funct
                      [&pumpRef](const Error& error) { pumpRef.post([&pumpRef, error] { pumpRef.fail(error); }); },
                      [&self] { self.retain(); }});
   engine->connector_ = std::make_unique<Connector>(
-      setup,
+      engine->setup(),
       [&pumpRef](Established established) {
-        // std::function wants copies: the link travels in a shared box.
-        auto box = std::make_shared<Established>(std::move(established));
-        pumpRef.post([&pumpRef, box] { pumpRef.adoptUpstream(std::move(*box)); });
+        pumpRef.postLink(&Pump::adoptUpstream, std::move(established));
       },
       [&pumpRef](const Error& error) {
         pumpRef.newEvent({"upstream-unreachable", "", error.code, error.message, 0});
       });
   pumpRef.start({std::move(notify), [&self](uint64_t page) { self.loader_->request(page); },
-                 [&self](bool soon) { self.connector_->reconnect(soon); },
+                 [&self](const std::string& rail, bool soon) { self.reconnect(rail, soon); },
                  [&self](const std::string& node, uint64_t flushedLsn) { self.noteReader(node, flushedLsn); },
                  [&self](const PageQuery& query, std::function<void(PageReply)> done) {
                    self.inspector_->answer(query, std::move(done));
                  }});
-  if (set.listen) {
+  if (auto listening = engine->listen(); !listening) return listening.error();
+  return engine;
+}
+
+SetupSettings Engine::setup() const {
+  return {{settings_.cluster, settings_.nodeId, settings_.secret, settings_.transports},
+          devices_,
+          settings_.setupTimeoutMs,
+          settings_.reconnectMsMin,
+          settings_.reconnectMsMax};
+}
+
+Result<void> Engine::listen() {
+  Pump& pump = *pump_;
+  for (size_t i = 0; i < settings_.listen.size(); ++i) {
     auto listener = Listener::start(
-        *set.listen, setup,
-        [&pumpRef](Established established) {
-          auto box = std::make_shared<Established>(std::move(established));
-          pumpRef.post([&pumpRef, box] { pumpRef.adoptDownstream(std::move(*box)); });
+        settings_.listen[i], setup(),
+        [&pump](Established established) {
+          pump.postLink(&Pump::adoptDownstream, std::move(established));
         },
-        [&pumpRef](const std::string& from, const Error& error) {
-          pumpRef.newEvent({"connection-refused", from, error.code, error.message, 0});
+        [&pump](const std::string& from, const Error& error) {
+          pump.newEvent({"connection-refused", from, error.code, error.message, 0});
         });
     if (!listener) return listener.error();
-    engine->listener_ = listener.take();
+    listeners_.push_back(listener.take());
   }
-  return engine;
+  // Ports that the system chose are known only now.
+  std::vector<RailEnd> ends = settings_.railEnds;
+  for (size_t i = 0; i < ends.size(); ++i) {
+    if (ends[i].port == 0) ends[i].port = listeners_[i < listeners_.size() ? i : 0]->port();
+  }
+  pump_->post([&pump, ends = std::move(ends)] { pump.setRailEnds(ends); });
+  return {};
 }
 
 Engine::~Engine() { static_cast<void>(close()); }
@@ -96,8 +110,9 @@ Result<void> Engine::close() {
   // The pump first, it calls the others: the sessions end; then nothing new arrives, what was received is flushed, and
   // the log is closed.
   if (pump_) pump_->stop();
-  listener_.reset();
+  listeners_.clear();
   connector_.reset();
+  takeRailConnectors().clear();
   loader_.reset();
   inspector_.reset();
   flusher_.reset();
@@ -115,7 +130,7 @@ Result<void> Engine::close() {
   }
   readers_.reset();
   log_.reset();
-  device_.reset();
+  devices_.clear();
   arena_.reset();
   return outcome;
 }
@@ -223,13 +238,21 @@ Result<std::optional<ReadChunk>> Engine::read(uint64_t lsn, uint64_t limitLsn, b
 Result<uint64_t> Engine::promote(uint64_t epoch, uint64_t leaseUntilNs) {
   const std::lock_guard lock(roleMutex_);
   auto promoted = pump_->call([this, epoch, leaseUntilNs] { return pump_->promote(epoch, leaseUntilNs); });
-  if (promoted) connector_->follow(std::nullopt);  // a link that still comes is not taken by a primary
+  if (promoted) {  // a link that still comes is not taken by a primary
+    connector_->follow(std::nullopt);
+    takeRailConnectors().clear();
+  }
   return promoted;
 }
 
 Result<Promised> Engine::promise(uint64_t epoch) {
   const std::lock_guard lock(roleMutex_);
-  connector_->restart();  // a set-up under way may be one with a node that must not be followed any more
+  // A set-up under way may be one with a node that must not be followed any more.
+  connector_->restart();
+  {
+    const std::lock_guard rails(railMutex_);
+    for (auto& [name, connector] : railConnectors_) connector->restart();
+  }
   Promised promised;
   auto done = pump_->call([&]() -> Result<uint64_t> {
     auto outcome = pump_->promise(epoch);
@@ -264,6 +287,7 @@ Result<uint64_t> Engine::follow(std::optional<ConnectTarget> target, bool discar
   }
   // The connector first: a link to the old upstream must not arrive after the pump has dropped it.
   connector_->follow(std::nullopt);
+  takeRailConnectors().clear();
   auto demoted = pump_->call([this, discardCommitted] {
     auto outcome = pump_->demote();
     pump_->dropUpstream(makeError("WALSHIP_ERR_LINK_CLOSED", "this node follows another upstream now"));
@@ -273,6 +297,67 @@ Result<uint64_t> Engine::follow(std::optional<ConnectTarget> target, bool discar
   });
   if (demoted) connector_->follow(std::move(target));
   return demoted;
+}
+
+
+// ---- rails ----
+
+Engine::RailConnectors Engine::takeRailConnectors() {
+  const std::lock_guard lock(railMutex_);
+  return std::exchange(railConnectors_, {});
+}
+
+// On the pump.
+void Engine::reconnect(const std::string& rail, bool soon) {
+  if (rail.empty()) return connector_->reconnect(soon);
+  const std::lock_guard lock(railMutex_);
+  if (const auto found = railConnectors_.find(rail); found != railConnectors_.end()) found->second->reconnect(soon);
+}
+
+Result<bool> Engine::setRails(const std::vector<RailTarget>& rails, const std::string& upstream) {
+  const std::lock_guard lock(roleMutex_);
+  // Whoever decided on these may not know yet that another upstream is followed.
+  const auto current = pump_->snapshot();
+  if (current.railsNode != upstream) return false;
+  RailConnectors gone;
+  std::vector<const RailTarget*> added;
+  {
+    const std::lock_guard rails_(railMutex_);
+    for (auto entry = railConnectors_.begin(); entry != railConnectors_.end();) {
+      const bool stays = std::any_of(rails.begin(), rails.end(), [&](const RailTarget& rail) { return rail.name == entry->first; });
+      const auto next = std::next(entry);
+      if (!stays) gone.insert(railConnectors_.extract(entry));
+      entry = next;
+    }
+    for (const RailTarget& rail : rails) {
+      if (!railConnectors_.contains(rail.name)) added.push_back(&rail);
+    }
+  }
+  for (auto& [name, connector] : gone) {
+    connector.reset();
+    pump_->post([this, rail = name] { pump_->forgetRail(rail); });
+  }
+  Pump& pump = *pump_;
+  for (const RailTarget* rail : added) {
+    auto connector = std::make_unique<Connector>(
+        setup(),
+        [&pump](Established established) {
+          pump.postLink(&Pump::adoptUpstream, std::move(established));
+        },
+        [&pump, name = rail->name](const Error& error) {
+          pump.post([&pump, name, error] { pump.railProblem(name, error); });
+        });
+    connector->follow(rail->target);
+    const std::lock_guard rails_(railMutex_);
+    railConnectors_[rail->name] = std::move(connector);
+  }
+  return true;
+}
+
+void Engine::steer(std::vector<std::string> order, std::vector<std::string> carry, std::string why) {
+  pump_->post([this, order = std::move(order), carry = std::move(carry), why = std::move(why)] {
+    pump_->steer(order, carry, why);
+  });
 }
 
 }  // namespace walship

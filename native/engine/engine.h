@@ -19,6 +19,11 @@ struct ReadChunk {
   bool continues = false;      // the last append in it goes on in the next chunk
 };
 
+struct RailTarget {
+  std::string name;  // as Established::rail
+  ConnectTarget target;
+};
+
 class Engine {
  public:
   // Recovers the log, starts every thread, listens. `notify` is called from the pump whenever there is news.
@@ -27,7 +32,8 @@ class Engine {
 
   const EngineSettings& settings() const { return settings_; }
   const RecoveryReport& recovery() const { return recovery_; }
-  uint16_t listenPort() const { return listener_ ? listener_->port() : uint16_t{0}; }
+  uint16_t listenPort() const { return listeners_.empty() ? uint16_t{0} : listeners_.front()->port(); }
+  const std::vector<std::shared_ptr<Device>>& devices() const { return devices_; }
   const std::string& verbsProblem() const { return verbsProblem_; }  // why verbs is not used although it was asked for
   Arena& arena() { return *arena_; }
   Store& store() { return *store_; }
@@ -48,6 +54,12 @@ class Engine {
   // `discardCommitted`: if the logs have diverged, this node's is cut even below what was committed synchronously.
   Result<uint64_t> follow(std::optional<ConnectTarget> target, bool discardCommitted = false);
 
+  // Keeps a spare link to the upstream followed over each of these rails, and over no others; none: as before any were
+  // given. false: `upstream` is not the node whose log comes in (any more).
+  Result<bool> setRails(const std::vector<RailTarget>& rails, const std::string& upstream);
+  // See Pump::steer().
+  void steer(std::vector<std::string> order, std::vector<std::string> carry, std::string why);
+
   // Any thread, at once.
   uint64_t leaseDeadline(uint64_t monotonicUntilNs) { return leaseClock_.deadline(monotonicUntilNs); }  // for promote()
   void setLease(std::optional<uint64_t> monotonicUntilNs);  // none: no lease is asked for
@@ -65,8 +77,14 @@ class Engine {
   Result<void> close();
 
  private:
+  using RailConnectors = std::map<std::string, std::unique_ptr<Connector>>;
+
   Engine(EngineSettings settings) : settings_(std::move(settings)) {}
   void retain();
+  SetupSettings setup() const;
+  Result<void> listen();
+  void reconnect(const std::string& rail, bool soon);
+  RailConnectors takeRailConnectors();
   Result<PageReply> ask(const std::string& node, const PageQuery& query);
   bool noteReader(const std::string& node, uint64_t lsn);
   void storageProblem(const Error& error);
@@ -79,7 +97,7 @@ class Engine {
   LeaseClock leaseClock_;
   std::mutex roleMutex_;  // held through a change of role or upstream
   std::unique_ptr<Arena> arena_;
-  std::shared_ptr<Device> device_;
+  std::vector<std::shared_ptr<Device>> devices_;
   std::unique_ptr<Log> log_;
   std::unique_ptr<ReaderRegistry> readers_;
   std::unique_ptr<Store> store_;
@@ -88,7 +106,9 @@ class Engine {
   std::unique_ptr<Inspector> inspector_;
   std::unique_ptr<Flusher> flusher_;
   std::unique_ptr<Connector> connector_;
-  std::unique_ptr<Listener> listener_;
+  std::mutex railMutex_;  // never held while a connector is destroyed: the pump takes it
+  RailConnectors railConnectors_;
+  std::vector<std::unique_ptr<Listener>> listeners_;
   bool closed_ = false;
 };
 

@@ -211,6 +211,8 @@ void Pump::run() {
   if (upstream_) upstream_->end(closing);
   upstream_.reset();
   downstreams_.clear();
+  spares_.clear();
+  parked_.clear();
 }
 
 bool Pump::round(uint64_t nowNs) {
@@ -226,6 +228,7 @@ bool Pump::round(uint64_t nowNs) {
     session->polledBusy = session->link().poll();
     busy |= session->polledBusy;
   }
+  busy |= pollParked();
   busy |= positionsChanged();
   for (auto& [id, session] : downstreams_) {
     busy |= session->step(nowNs);
@@ -235,6 +238,7 @@ bool Pump::round(uint64_t nowNs) {
     busy |= upstream_->step(nowNs);
     if (upstream_) upstream_->link().flush();
   }
+  stepParked(nowNs);
   if (const uint64_t tookNs = store_.passToFlusher(awaitedLevel() != CommitLevel::received); tookNs != 0) {
     counters_[kSyncs].fetch_add(1, std::memory_order_relaxed);
     histograms_.syncNs.recordShared(tookNs);
@@ -272,12 +276,17 @@ void Pump::reap() {
   }
   // So that nobody takes an older position of theirs from it.
   if (downstreams_.size() != before) renewSnapshot(monotonicNs());
-  if (upstream_ && upstream_->ended()) dropUpstream(*upstream_->ended());
+  if (upstream_ && upstream_->ended()) upstreamEnded();
+  reapSpares();
 }
 
 void Pump::part(const DownstreamSession& session) {
   event("downstream-down", session.node(), *session.ended());
   unwatch(session.link());
+  // If the downstream has another link here it need not find out by itself.
+  for (auto& [id, link] : parked_) {
+    if (link->node() == session.node()) link->say(encode(Lost{session.number()}));
+  }
   // What it said last: the log is kept for it from there on.
   const auto found = tree_.nodes().find(session.nodeKey());
   if (found != tree_.nodes().end() && found->second.via == &session) {
@@ -310,6 +319,13 @@ bool Pump::armLinks() {
     if (session->link().arm()) continue;
     session->polledBusy = true;
     return false;
+  }
+  for (auto* links : {&spares_, &parked_}) {
+    for (auto& [id, link] : *links) {
+      if (link->claimed() || link->link().arm()) continue;
+      link->polledBusy = true;
+      return false;
+    }
   }
   return true;
 }
@@ -363,6 +379,10 @@ void Pump::heed(uint64_t eventId) {
     if (upstream_) upstream_->polledBusy = true;
   } else if (const auto found = downstreams_.find(eventId); found != downstreams_.end()) {
     found->second->polledBusy = true;
+  } else {
+    for (auto* links : {&spares_, &parked_}) {
+      if (const auto link = links->find(eventId); link != links->end()) link->second->polledBusy = true;
+    }
   }
 }
 

@@ -21,6 +21,7 @@
 #include "engine/status.h"
 #include "replication/downstream.h"
 #include "replication/freshness.h"
+#include "replication/parked.h"
 #include "replication/upstream.h"
 
 namespace walship {
@@ -36,7 +37,8 @@ class Pump final : public SessionHost {
   struct Hooks {
     std::function<void()> notify;                    // tells JavaScript that there is news; called from the pump
     std::function<void(uint64_t page)> requestLoad;  // the loader
-    std::function<void(bool soon)> reconnect;        // the upstream link is gone
+    // A link to the upstream is gone: to connect again, over this rail, or by the way that was first given (empty).
+    std::function<void(const std::string& rail, bool soon)> reconnect;
     std::function<void(const std::string& node, uint64_t lsn)> keepFor;  // a downstream has come, or is gone
     // The inspector; `done` is called on its thread.
     std::function<void(const PageQuery&, std::function<void(PageReply)> done)> inspect;
@@ -56,6 +58,7 @@ class Pump final : public SessionHost {
   // is to do is done here. The caller must hold nothing that an observer or a hook asks for.
   void takeTurn();
   void post(std::function<void()> command);
+  void postLink(void (Pump::*adopt)(Established), Established established);
   // Runs `command` on the pump and waits for what it gives. Must not be called on the pump.
   Result<uint64_t> call(std::function<Result<uint64_t>()> command);
   void setApplied(uint64_t lsn);
@@ -89,7 +92,13 @@ class Pump final : public SessionHost {
   // ---- on the pump ----
   void adoptDownstream(Established established);
   void adoptUpstream(Established established);
-  void dropUpstream(const Error& why);
+  void dropUpstream(const Error& why);  // the session and every spare link
+  // `order`: rails by preference, for when the session's own link is gone; `carry`: those that are to carry the session,
+  // as soon as each has a spare link; several: striped. `why` is told with the move.
+  void steer(std::vector<std::string> order, std::vector<std::string> carry, std::string why);
+  void railProblem(const std::string& rail, const Error& error);
+  void setRailEnds(std::vector<RailEnd> ends) { railEnds_ = std::move(ends); }  // this node's own, told to downstreams
+  void forgetRail(const std::string& rail);
   // `leaseUntilNs` (boot clock): nothing is committed after it. kNoLease: no lease is asked for, unless one was set
   // before: then nothing is committed until setLease() says what holds now.
   Result<uint64_t> promote(uint64_t epoch, uint64_t leaseUntilNs = kNoLease);
@@ -127,6 +136,7 @@ class Pump final : public SessionHost {
   void requestLoad(uint64_t page) override { hooks_.requestLoad(page); }
   void answerPages(const PageQuery& query, std::function<void(const PageReply&)> done) override;
   void upstreamSpoke(uint64_t nowNs) override { counters_[kUpstreamHeardNs].store(nowNs, std::memory_order_relaxed); }
+  void heardRails(Rails rails) override { upstreamRails_ = std::move(rails); }
   void heardFromUpstream(const Heartbeat& heartbeat) override;
   uint64_t ageNs(uint64_t nowNs) const override;
   void keepFor(const std::string& node, uint64_t lsn) override { hooks_.keepFor(node, lsn); }
@@ -158,6 +168,23 @@ class Pump final : public SessionHost {
   void tellObservers();
   void reap();
   void part(const DownstreamSession& session);
+  // Rails (pump_rails.cc).
+  using ParkedLinks = std::map<uint64_t, std::unique_ptr<ParkedLink>>;
+  ParkedSettings parkedSettings() const { return {settings_.session.probeMs, settings_.session.linkTimeoutMs}; }
+  std::unique_ptr<ParkedLink> unpark(ParkedLinks& from, uint64_t id);
+  void beginUpstream(std::vector<std::unique_ptr<ParkedLink>> lanes);
+  void endUpstream();
+  void upstreamEnded();
+  bool goOnOverSpare(const std::vector<std::string>& failed);
+  void moveIfDue();
+  void dropSpares();
+  bool pollParked();
+  void stepParked(uint64_t nowNs);
+  void reapSpares();
+  void admit();
+  void beginDownstream(const std::vector<uint64_t>& lanes);
+  void watchSilence(uint64_t nowNs);
+  void showRails(uint64_t nowNs, StatusSnapshot& snapshot) const;
   void tick(uint64_t nowNs);
   void watchStalls(uint64_t nowNs);
   void watchRule(uint64_t nowNs);
@@ -187,6 +214,18 @@ class Pump final : public SessionHost {
   uint64_t nextSession_ = kUpstreamId + 1;
   std::map<uint64_t, std::unique_ptr<DownstreamSession>> downstreams_;
   std::unique_ptr<UpstreamSession> upstream_;
+  ParkedLinks parked_;  // that have come, and carry no session (yet)
+  ParkedLinks spares_;  // to the upstream; at most one for each rail
+  std::vector<std::string> railsUsed_;   // of the upstream session
+  std::vector<std::string> railOrder_;
+  std::vector<std::string> railsWanted_;
+  std::string railsWhy_;
+  std::map<std::string, Error> railProblems_;  // of those that are down
+  std::map<std::string, uint64_t> railFailures_;  // how often one failed that carried the session
+  std::vector<RailEnd> railEnds_;
+  Rails upstreamRails_;                        // as it told them
+  uint64_t spareDueNs_ = 0;                    // not before: the session before was refused
+  uint32_t sparePauseMs_ = 0;
   bool primary_ = false;
   bool failed_ = false;
   EpochStart reign_;  // of the primary heard of last, which this node may be itself; only grows

@@ -6,48 +6,9 @@ namespace walship {
 
 namespace {
 constexpr uint64_t kMs = 1'000'000;
-// A link that lived this long was a good one: the next try is made soon.
-constexpr uint64_t kGoodLinkNs = 1'000 * kMs;
 }  // namespace
 
 // ---- sessions ----
-
-void Pump::adoptDownstream(Established established) {
-  if (failed_ || stopping_.load()) return;
-  // A node that connects again has given up its old link, even if this side has not noticed yet.
-  for (auto& [id, session] : downstreams_) {
-    if (session->node() == established.node) {
-      session->end(makeError("WALSHIP_ERR_LINK_CLOSED", "'" + established.node + "' has connected anew"));
-    }
-  }
-  reap();
-  const uint64_t id = nextSession_++;
-  watch(*established.link, id);
-  auto session = std::make_unique<DownstreamSession>(*this, std::move(established.link), established.node);
-  session->polledBusy = true;
-  event("downstream-up", established.node, {});
-  downstreams_[id] = std::move(session);
-}
-
-void Pump::adoptUpstream(Established established) {
-  if (failed_ || primary_ || stopping_.load()) return;
-  if (upstream_) unwatch(upstream_->link());
-  upstream_.reset();
-  watch(*established.link, kUpstreamId);
-  upstream_ = std::make_unique<UpstreamSession>(*this, std::move(established.link), established.node);
-  upstream_->polledBusy = true;
-  upstreamSinceNs_ = monotonicNs();
-}
-
-void Pump::dropUpstream(const Error& why) {
-  if (!upstream_) return;
-  const std::string node = upstream_->node();
-  const Error reason = why;  // it may be the session's own
-  unwatch(upstream_->link());
-  upstream_.reset();
-  event("upstream-down", node, reason);
-  hooks_.reconnect(monotonicNs() - upstreamSinceNs_ > kGoodLinkNs);
-}
 
 void Pump::pageLoaded(uint64_t page, const Error* error) {
   for (auto& [id, session] : downstreams_) session->onPage(page, error);
@@ -158,7 +119,7 @@ Result<uint64_t> Pump::promote(uint64_t epoch, uint64_t leaseUntilNs) {
     return makeError("WALSHIP_ERR_EPOCH", "epoch " + std::to_string(epoch) + " is not newer than epoch " +
                                               std::to_string(promised) + " that this node knows");
   }
-  if (upstream_) dropUpstream(makeError("WALSHIP_ERR_LINK_CLOSED", "this node is being promoted"));
+  dropUpstream(makeError("WALSHIP_ERR_LINK_CLOSED", "this node is being promoted"));
   if (auto cut = cutUnfinished(); !cut) return cut.error();
   NodeRecord record = store_.record();
   record.history.push_back({epoch, store_.received().lsn});
@@ -209,7 +170,7 @@ Result<Promised> Pump::promise(uint64_t epoch) {
   if (epoch > record.promisedEpoch) {
     if (primary_) static_cast<void>(demote());
     // The fence first: after the link is gone nothing can land any more.
-    if (upstream_) dropUpstream(makeError("WALSHIP_ERR_EPOCH", "this node promised epoch " + std::to_string(epoch)));
+    dropUpstream(makeError("WALSHIP_ERR_EPOCH", "this node promised epoch " + std::to_string(epoch)));
     record.promisedEpoch = epoch;
     record.protectedLsn = protected_;
     if (auto stored = store_.storeRecord(std::move(record)); !stored) return stored.error();
@@ -224,7 +185,8 @@ void Pump::fail(const Error& error) {
   appender_.fail(error);
   event("failed", settings_.nodeId, error);
   for (auto& [id, session] : downstreams_) session->end(error);
-  if (upstream_) upstream_->end(error);
+  dropUpstream(error);
+  while (!parked_.empty()) unpark(parked_, parked_.begin()->first).reset();  // nobody is to think that this node is well
 }
 
 }  // namespace walship

@@ -44,6 +44,7 @@ void Pump::showFreshness() {
 
 void Pump::tick(uint64_t nowNs) {
   watchStalls(nowNs);
+  watchSilence(nowNs);
   if (primary_) {
     watchRule(nowNs);
     static_cast<void>(leaseHolds());  // its end is told even when nothing waits for a commit
@@ -104,6 +105,7 @@ void Pump::renewSnapshot(uint64_t nowNs) {
   }
   const EpochHistory& history = store_.record().history;
   fresh.history.assign(history.end() - static_cast<std::ptrdiff_t>(std::min(history.size(), kHistoryShownMax)), history.end());
+  showRails(nowNs, fresh);
   fresh.upstreamTailLsn = upstreamTailLsn_;
   const uint64_t heardNs = counters_[kUpstreamHeardNs].load(std::memory_order_relaxed);
   fresh.upstreamHeardMsAgo = heardNs == 0 ? 0 : elapsedNs(heardNs, nowNs) / kMs;

@@ -22,7 +22,8 @@ struct EngineSettings {
   std::string nodeId;
   std::string cluster;
   std::string secret;
-  std::optional<Address> listen;
+  std::vector<Address> listen;
+  std::vector<RailEnd> railEnds;  // told to downstreams; port 0: that of the listener of the same place, or the first
   uint8_t transports = kTransportTcp;
   VerbsSettings verbs;
   uint32_t setupTimeoutMs = 3000;

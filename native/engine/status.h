@@ -49,7 +49,22 @@ struct NodeStatus {
   Rail rail;
 };
 
+// A rail to the upstream.
+struct RailStatus {
+  std::string name;
+  bool carries = false;  // the session
+  bool spare = false;    // a link is up beside it, and is probed
+  uint64_t roundTripNs = 0;  // median of the last probes that count; 0: not known
+  uint64_t heardMsAgo = 0;   // over the spare link
+  uint64_t retransmits = 0;  // of the spare link, by both sides
+  uint64_t failures = 0;     // of links that carried the session
+  Error problem;             // why there is no link
+};
+
 struct StatusSnapshot {
+  std::vector<RailStatus> rails;
+  std::string railsNode;         // the upstream that they lead to
+  std::vector<RailEnd> railEnds; // by which it can be reached, as it says
   std::vector<LinkStatus> links;
   std::vector<NodeStatus> nodes;
   EpochHistory history;  // the newest epochs of this log

@@ -20,7 +20,7 @@
 
 namespace walship {
 
-constexpr uint16_t kProtocolVersion = 2;
+constexpr uint16_t kProtocolVersion = 3;
 constexpr size_t kNameBytesMax = 64;  // cluster id, node id
 
 enum Transport : uint8_t { kTransportTcp = 1, kTransportVerbs = 2 };  // bits of an offer

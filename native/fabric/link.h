@@ -1,6 +1,7 @@
 // A link: an authenticated connection between two nodes for one direction of shipping, over one rail. The upstream
 // ships ranges of its arena pages into pages that the downstream has granted; both sides exchange small messages.
-// Two implementations, verbs/ and tcp/; nothing above this interface knows which one it has.
+// Two implementations, verbs/ and tcp/, and a bundle of several (bundle.h); nothing above this interface knows which one
+// it has.
 //
 // Threads: after it has been handed to the pump, a link belongs to the pump thread alone: every call below, and every
 // call of the handler from inside poll(), happens there.
@@ -22,6 +23,7 @@
 namespace walship {
 
 constexpr uint32_t kMessageBytesMax = 4096;
+constexpr size_t kLanesMax = 4;  // of a bundle
 
 // Where a granted page can be written remotely. Zero over TCP.
 struct RemotePage {
@@ -45,6 +47,16 @@ struct LinkCounters {
   uint64_t messagesReceived = 0;
   uint64_t wireBytesSent = 0;  // everything, the link's own framing included
   uint64_t doorbells = 0;      // verbs: posts; tcp: sendmsg calls
+
+  void add(const LinkCounters& other) {
+    shippedBytes += other.shippedBytes;
+    shippedRanges += other.shippedRanges;
+    landedBytes += other.landedBytes;
+    messagesSent += other.messagesSent;
+    messagesReceived += other.messagesReceived;
+    wireBytesSent += other.wireBytesSent;
+    doorbells += other.doorbells;
+  }
 };
 
 class LinkHandler {
@@ -72,14 +84,15 @@ class Link {
 
   virtual Rail rail() const = 0;
   virtual const LinkCounters& counters() const = 0;
+  // Packets that had to be sent again, as far as the system tells it of this link alone; over verbs the device counts.
+  virtual uint64_t retransmits() const { return 0; }
   void setHandler(LinkHandler* handler) { handler_ = handler; }
 
   // ---- downstream side ----
-  // How the upstream reaches `page` (which lies in the registered arena).
-  virtual RemotePage remotePage(const std::byte* page) const = 0;
-  // Bytes for `grantId` go to `page`, from `offset` on, up to `pageBytes`. Grant ids grow by one from 1. A range that
-  // would pass the page's end or names no expected grant closes the link (WALSHIP_ERR_LINK_PROTOCOL).
-  virtual void expect(uint32_t grantId, std::byte* page, uint32_t offset, uint32_t pageBytes) = 0;
+  // Bytes for `grantId` go to `page` (which lies in the registered arena), from `offset` on, up to `pageBytes`; gives how
+  // the upstream reaches it. Grant ids grow by one from 1. A range that would pass the page's end or names no expected
+  // grant closes the link (WALSHIP_ERR_LINK_PROTOCOL).
+  virtual RemotePage expect(uint32_t grantId, std::byte* page, uint32_t offset, uint32_t pageBytes) = 0;
   virtual void forget(uint32_t grantId) = 0;
 
   // ---- upstream side ----

@@ -21,13 +21,26 @@ constexpr uint64_t kPatienceNs = 200'000'000;
 
 uint64_t deadlineIn(uint32_t milliseconds) { return monotonicNs() + uint64_t{milliseconds} * 1'000'000; }
 
-Result<Established> finish(Fd connection, const Peer& peer, const SetupSettings& settings, uint64_t deadlineNs) {
-  if (peer.transport == kTransportVerbs) {
-    auto link = connectVerbs(settings.device, std::move(connection), deadlineNs);
-    if (!link) return link.error();
-    return Established{link.take(), peer.node};
+// Several devices: the one whose GID is the address that the connection itself uses, so that RDMA goes the same way.
+const std::shared_ptr<Device>& deviceFor(const SetupSettings& settings, int connection, const std::string& wanted) {
+  WALSHIP_ASSERT(!settings.devices.empty());  // else verbs is not offered
+  const std::string local = localHost(connection);
+  for (const auto& device : settings.devices) {
+    if (wanted.empty() ? device->choice().gid.address == local : device->choice().device == wanted) return device;
   }
-  return Established{std::make_unique<TcpLink>(std::move(connection)), peer.node};
+  return settings.devices.front();
+}
+
+Result<Established> finish(Fd connection, const Peer& peer, const SetupSettings& settings, const std::string& wantedDevice,
+                           uint64_t deadlineNs) {
+  const std::string remote = peerName(connection.get());
+  if (peer.transport == kTransportVerbs) {
+    const auto& device = deviceFor(settings, connection.get(), wantedDevice);
+    auto link = connectVerbs(device, std::move(connection), deadlineNs);
+    if (!link) return link.error();
+    return Established{link.take(), peer.node, "verbs:" + device->choice().device + "@" + remote};
+  }
+  return Established{std::make_unique<TcpLink>(std::move(connection)), peer.node, "tcp@" + remote};
 }
 
 uint32_t jittered(uint32_t milliseconds) {
@@ -125,7 +138,7 @@ void Listener::establish(Fd connection) {
     std::erase_if(authenticating_, [&](const Caller& caller) { return caller.fd == fd; });
   }
   if (!peer) return onError_(from, peer.error());
-  auto established = finish(std::move(connection), peer.value(), settings_, deadline);
+  auto established = finish(std::move(connection), peer.value(), settings_, {}, deadline);
   if (!established) return onError_(from, established.error());
   {
     const std::lock_guard lock(mutex_);
@@ -196,6 +209,7 @@ void Connector::reconnect(bool soon) {
 
 void Connector::run() {
   Identity identity = settings_.identity;
+  bool verbsFailed = false;
   std::unique_lock lock(mutex_);
   while (true) {
     moved_.wait(lock, [&] { return stopping_ || wanted_; });
@@ -210,6 +224,11 @@ void Connector::run() {
     }
     atOnce_ = false;
     const ConnectTarget target = *target_;
+    const uint8_t wanted = target.transports == 0 ? settings_.identity.transports
+                                                  : static_cast<uint8_t>(settings_.identity.transports & target.transports);
+    // A fabric that cannot be reached must not keep a standby away: the next try goes over TCP, the one after that over
+    // verbs again.
+    identity.transports = verbsFailed && (wanted & kTransportTcp) != 0 ? uint8_t{kTransportTcp} : wanted;
     cancelled_.store(false);
     lock.unlock();
 
@@ -226,15 +245,11 @@ void Connector::run() {
       lock.unlock();
       auto peer = shakeHandsAsConnector(fd, identity, target.node, deadline);
       if (peer) {
-        outcome = finish(connection.take(), peer.value(), settings_, deadline);
+        outcome = finish(connection.take(), peer.value(), settings_, target.device, deadline);
       } else {
         outcome = peer.error();
       }
-      // A fabric that cannot be reached must not keep a standby away: the next try goes over TCP, the one after that
-      // over verbs again.
-      const bool verbsFailed = !outcome && peer && peer.value().transport == kTransportVerbs;
-      const bool canFallBack = (settings_.identity.transports & kTransportTcp) != 0;
-      identity.transports = verbsFailed && canFallBack ? uint8_t{kTransportTcp} : settings_.identity.transports;
+      verbsFailed = !outcome && peer && peer.value().transport == kTransportVerbs;
     }
     lock.lock();
     underWay_.reset();

@@ -20,7 +20,7 @@ namespace walship {
 
 struct SetupSettings {
   Identity identity;                 // identity.transports: what this node is willing to use
-  std::shared_ptr<Device> device;    // none: TCP only
+  std::vector<std::shared_ptr<Device>> devices;  // none: TCP only
   uint32_t setupTimeoutMs = 3000;
   uint32_t reconnectMsMin = 50;      // back-off of the connector: doubles up to the maximum, ± 25 %
   uint32_t reconnectMsMax = 2000;
@@ -29,6 +29,9 @@ struct SetupSettings {
 struct Established {
   std::unique_ptr<Link> link;
   std::string node;  // the peer's id
+  // Of the side that connected: the rail's name, "tcp@10.0.0.2:7400" or "verbs:rxe0@10.0.0.2:7400": transport, device here,
+  // address of the peer.
+  std::string rail;
 };
 
 class Listener {
@@ -73,6 +76,8 @@ struct ConnectTarget {
   Address address;
   std::string node;    // expected id; empty for any
   std::string source;  // local address to connect from; empty for any
+  uint8_t transports = 0;  // of the identity's; 0: all of them
+  std::string device;      // RDMA device to use; empty: the one with the local address of the connection, or the first
   bool operator==(const ConnectTarget&) const = default;
 };
 

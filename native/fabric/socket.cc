@@ -182,6 +182,13 @@ std::string peerName(int fd) {
   return ::getpeername(fd, reinterpret_cast<sockaddr*>(&address), &length) == 0 ? nameOf(address, length) : "?";
 }
 
+std::string localHost(int fd) {
+  const auto address = parseAddress(localName(fd));
+  if (!address) return {};
+  const std::string& host = address.value().host;
+  return host.starts_with("::ffff:") ? host.substr(7) : host;
+}
+
 uint16_t localPort(int fd) {
   const auto address = parseAddress(localName(fd));
   return address ? address.value().port : uint16_t{0};

@@ -30,6 +30,7 @@ Result<void> readFully(int fd, MutableBytes into, uint64_t deadlineNs);
 Result<void> writeFully(int fd, Bytes from, uint64_t deadlineNs);
 
 std::string localName(int fd);
+std::string localHost(int fd);  // without the port; IPv4 also where it comes mapped into IPv6
 std::string peerName(int fd);
 uint16_t localPort(int fd);
 

@@ -27,6 +27,8 @@ class DownstreamSession final : public LinkHandler {
   const Link& link() const { return *link_; }
   const std::string& node() const { return node_; }
   uint64_t nodeKey() const { return nodeKey_; }
+  uint64_t number() const { return offer_.session; }  // as the downstream counts its sessions
+  uint64_t heardNs() const { return heardNs_; }
   const std::optional<Error>& ended() const { return ended_; }
   bool streaming() const { return state_ == State::streaming; }
   uint64_t shippedLsnPage() const { return cursorPage_; }

@@ -17,6 +17,9 @@ struct SessionSettings {
   uint32_t grantPages = 16;          // pages granted to the upstream in advance
   uint32_t readAheadPages = 4;       // pages loaded in advance for a lagging downstream
   uint32_t rangeBytesMax = 128u << 10;
+  uint32_t probeMs = 50;             // how often a parked link is probed
+  uint32_t railSilenceMs = 100;      // a session's link that is silent for so long is given up, if another link to the same
+                                     // node is not
 };
 
 class SessionHost {
@@ -43,6 +46,8 @@ class SessionHost {
   // The log is kept from here on for a downstream: told before it has said anything itself, so that what it is promised is
   // not trimmed under it.
   virtual void keepFor(const std::string& node, uint64_t lsn) = 0;
+  // The upstream says by which ways it can be reached.
+  virtual void heardRails(Rails rails) = 0;
   // The upstream, of whose log this node's is a prefix, says where it stands.
   virtual void heardFromUpstream(const Heartbeat& heartbeat) = 0;
   // All that the primary had made so long ago is in this node's memory: 0 on the primary; or kNotKnown.

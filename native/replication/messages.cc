@@ -14,6 +14,10 @@ enum MessageType : uint8_t {
   kHorizon = 7,
   kPageQuery = 8,
   kPageReply = 9,
+  kProbe = 10,
+  kRails = 11,
+  kBind = 12,
+  kLost = 13,
 };
 
 Buffer begin(MessageType type) {
@@ -58,13 +62,43 @@ bool take(WireReader& reader, EpochHistory& history) {
 
 bool take(WireReader& reader, Offer& offer) {
   uint8_t hasLog = 0;
-  if (!reader.take(hasLog) || hasLog > 1 || !take(reader, offer.tail) || !reader.take(offer.promisedEpoch) ||
+  if (!reader.take(offer.session) || !reader.take(hasLog) || hasLog > 1 || !take(reader, offer.tail) || !reader.take(offer.promisedEpoch) ||
       !reader.take(offer.protectedLsn) || !reader.take(offer.pageBytes) || !reader.take(offer.segmentPages)) {
     return false;
   }
   offer.hasLog = hasLog == 1;
   return take(reader, offer.history);
 }
+
+bool take(WireReader& reader, Probe& probe) {
+  uint8_t answer = 0;
+  if (!reader.take(probe.sentNs) || !reader.take(answer) || answer > 1 || !reader.take(probe.retransmits)) return false;
+  probe.answer = answer == 1;
+  return true;
+}
+
+bool take(WireReader& reader, Rails& rails) {
+  uint8_t count = 0;
+  if (!reader.take(count) || count > kRailsMax) return false;
+  for (uint8_t i = 0; i < count; ++i) {
+    RailEnd end;
+    uint16_t numaNode = 0;
+    if (!reader.takeName(end.host, 64) || end.host.empty() || !reader.take(end.port) || !reader.takeName(end.device, 64) ||
+        !reader.take(end.speedMbps) || !reader.take(end.mtuBytes) || !reader.take(numaNode)) {
+      return false;
+    }
+    end.numaNode = static_cast<int16_t>(numaNode);
+    rails.ends.push_back(std::move(end));
+  }
+  return true;
+}
+
+bool take(WireReader& reader, Bind& bind) {
+  return reader.take(bind.session) && reader.take(bind.lane) && reader.take(bind.lanes) && bind.lanes >= 2 &&
+         bind.lanes <= kLanesMax && bind.lane < bind.lanes;
+}
+
+bool take(WireReader& reader, Lost& lost) { return reader.take(lost.session); }
 
 bool take(WireReader& reader, Answer& answer) {
   uint8_t kind = 0;
@@ -175,6 +209,7 @@ Result<Message> decodeAs(WireReader& reader, const char* name) {
 
 Buffer encode(const Offer& offer) {
   Buffer out = begin(kOffer);
+  putValue(out, offer.session);
   putValue(out, static_cast<uint8_t>(offer.hasLog ? 1 : 0));
   putPosition(out, offer.tail);
   putValue(out, offer.promisedEpoch);
@@ -261,6 +296,43 @@ Buffer encode(const Horizon& horizon) {
   return out;
 }
 
+Buffer encode(const Probe& probe) {
+  Buffer out = begin(kProbe);
+  putValue(out, probe.sentNs);
+  putValue(out, static_cast<uint8_t>(probe.answer));
+  putValue(out, probe.retransmits);
+  return out;
+}
+
+Buffer encode(const Rails& rails) {
+  WALSHIP_ASSERT(rails.ends.size() <= kRailsMax);
+  Buffer out = begin(kRails);
+  putValue(out, static_cast<uint8_t>(rails.ends.size()));
+  for (const RailEnd& end : rails.ends) {
+    putName(out, end.host);
+    putValue(out, end.port);
+    putName(out, end.device);
+    putValue(out, end.speedMbps);
+    putValue(out, end.mtuBytes);
+    putValue(out, static_cast<uint16_t>(end.numaNode));
+  }
+  return out;
+}
+
+Buffer encode(const Bind& bind) {
+  Buffer out = begin(kBind);
+  putValue(out, bind.session);
+  putValue(out, bind.lane);
+  putValue(out, bind.lanes);
+  return out;
+}
+
+Buffer encode(const Lost& lost) {
+  Buffer out = begin(kLost);
+  putValue(out, lost.session);
+  return out;
+}
+
 Buffer encode(const PageQuery& query) {
   Buffer out = begin(kPageQuery);
   putValue(out, query.id);
@@ -303,6 +375,10 @@ Result<Message> decodeMessage(Bytes bytes) {
     case kHorizon: return decodeAs<Horizon>(reader, "horizon");
     case kPageQuery: return decodeAs<PageQuery>(reader, "page query");
     case kPageReply: return decodeAs<PageReply>(reader, "page reply");
+    case kProbe: return decodeAs<Probe>(reader, "probe");
+    case kRails: return decodeAs<Rails>(reader, "rails");
+    case kBind: return decodeAs<Bind>(reader, "bind");
+    case kLost: return decodeAs<Lost>(reader, "lost");
     default: return malformed("type " + std::to_string(type));
   }
 }

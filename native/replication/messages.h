@@ -10,6 +10,12 @@
 //   upstream → downstream   Heartbeat  epoch and where it began, tail, commit position, time
 //   both ways               PageQuery  what copies of pages you have on disk, or some bytes of one; one at a time
 //   both ways               PageReply  the answer to it
+//
+// On a link that is parked (parked.h), until an Offer or a Bind makes it part of a session:
+//   both ways               Probe      how long does it take, and: I am there
+//   upstream → downstream   Rails      by which ways I can be reached, once, before anything else
+//   downstream → upstream   Bind       this link is to be one lane of several for one session
+//   upstream → downstream   Lost       the link of your session is gone, as seen from here
 #pragma once
 
 #include <optional>
@@ -30,8 +36,10 @@ constexpr size_t kHistorySentMax = 128;    // newest epochs
 constexpr size_t kGrantsPerMessageMax = 128;
 constexpr size_t kCopiesPerReplyMax = 96;
 constexpr size_t kPageChunkBytesMax = 3968;  // of a page, in one reply
+constexpr size_t kRailsMax = 16;             // of one node
 
 struct Offer {
+  uint64_t session = 0;    // of the sender's, told apart from those before it
   bool hasLog = false;
   LogPosition tail;
   uint64_t promisedEpoch = 0;
@@ -136,6 +144,41 @@ struct PageReply {
   Buffer bytes;                  // as many as asked for; none: this node has no such page
 };
 
+struct Probe {
+  uint64_t sentNs = 0;  // on the clock of whoever asks
+  bool answer = false;
+  uint64_t retransmits = 0;  // of this link, as its sender counts them
+};
+
+// An address that a node listens on, and what is known of the way there.
+struct RailEnd {
+  std::string host;        // numeric
+  uint16_t port = 0;       // of its TCP listener, where RDMA is set up too
+  std::string device;      // RDMA device with the GID of that address; empty: TCP only
+  uint32_t speedMbps = 0;  // 0: not known
+  uint32_t mtuBytes = 0;
+  int16_t numaNode = -1;   // of the network device; -1: not known
+  bool operator==(const RailEnd&) const = default;
+};
+
+struct Rails {
+  std::vector<RailEnd> ends;
+};
+
+struct Bind {
+  uint64_t session = 0;  // that of the Offer, which follows over the first lane
+  uint8_t lane = 0;
+  uint8_t lanes = 0;
+};
+
+struct Lost {
+  uint64_t session = 0;
+};
+
+Buffer encode(const Probe& probe);
+Buffer encode(const Rails& rails);
+Buffer encode(const Bind& bind);
+Buffer encode(const Lost& lost);
 Buffer encode(const Offer& offer);
 Buffer encode(const Answer& answer);
 Buffer encode(const std::vector<Grant>& grants);
@@ -146,7 +189,8 @@ Buffer encode(const Horizon& horizon);
 Buffer encode(const PageQuery& query);
 Buffer encode(const PageReply& reply);
 
-using Message = std::variant<Offer, Answer, std::vector<Grant>, Ack, Describe, Heartbeat, Horizon, PageQuery, PageReply>;
+using Message = std::variant<Offer, Answer, std::vector<Grant>, Ack, Describe, Heartbeat, Horizon, PageQuery, PageReply,
+                             Probe, Rails, Bind, Lost>;
 Result<Message> decodeMessage(Bytes bytes);
 
 }  // namespace walship

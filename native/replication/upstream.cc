@@ -11,8 +11,8 @@ constexpr uint64_t kAckDelayNs = 1'000'000;  // of what no commit waits for
 constexpr uint32_t kCutsMax = 64;  // an upstream that goes on asking for cuts is not worth following
 }  // namespace
 
-UpstreamSession::UpstreamSession(SessionHost& host, std::unique_ptr<Link> link, std::string node)
-    : host_(host), node_(std::move(node)), exchange_(host), heardNs_(monotonicNs()), link_(std::move(link)) {
+UpstreamSession::UpstreamSession(SessionHost& host, std::unique_ptr<Link> link, std::string node, uint64_t number)
+    : host_(host), node_(std::move(node)), number_(number), exchange_(host), heardNs_(monotonicNs()), link_(std::move(link)) {
   link_->setHandler(this);
   offer();
 }
@@ -61,6 +61,7 @@ void UpstreamSession::offer() {
   Store& store = host_.store();
   const NodeRecord& record = store.record();
   Offer mine;
+  mine.session = number_;
   mine.hasLog = !store.empty();
   mine.tail = offered_ = store.received();
   mine.promisedEpoch = record.promisedEpoch;
@@ -86,6 +87,10 @@ void UpstreamSession::onMessage(Bytes bytes) {
     const bool news = epoch_.epoch > host_.store().record().promisedEpoch || epochToNote();
     if (news && !joinEpoch(host_.store().record())) return;
     host_.heardFromUpstream(*heartbeat);
+  } else if (auto* rails = std::get_if<Rails>(&decoded.value())) {
+    host_.heardRails(std::move(*rails));
+  } else if (std::holds_alternative<Probe>(decoded.value()) || std::holds_alternative<Lost>(decoded.value())) {
+    // Was under way when the link was taken up for this session.
   } else if (auto* query = std::get_if<PageQuery>(&decoded.value()); query != nullptr && state_ == State::streaming) {
     if (!exchange_.take(*query)) end(makeError("WALSHIP_ERR_LINK_PROTOCOL", "a second question about pages"));
   } else if (auto* reply = std::get_if<PageReply>(&decoded.value()); reply != nullptr && state_ == State::streaming) {
@@ -197,8 +202,8 @@ void UpstreamSession::take(const Answer& answer) {
   state_ = State::streaming;
   tailGrant_ = nextGrant_++;
   const LogPosition& tail = store.received();
-  link_->expect(tailGrant_, store.tailPage().data(), tail.offset, store.geometry().pageBytes);
-  std::vector<Grant> grants{{tailGrant_, tail.page, tail.offset, link_->remotePage(store.tailPage().data())}};
+  const RemotePage page = link_->expect(tailGrant_, store.tailPage().data(), tail.offset, store.geometry().pageBytes);
+  std::vector<Grant> grants{{tailGrant_, tail.page, tail.offset, page}};
   say(encode(grants));
   ackDueNs_ = 0;
 }
@@ -241,8 +246,7 @@ void UpstreamSession::grantPages() {
     Pin pin = store.arena().create(page, PageOrigin::appended);
     if (!pin) break;
     const uint32_t id = nextGrant_++;
-    link_->expect(id, pin.data(), 0, store.geometry().pageBytes);
-    grants.push_back({id, page, 0, link_->remotePage(pin.data())});
+    grants.push_back({id, page, 0, link_->expect(id, pin.data(), 0, store.geometry().pageBytes)});
     ahead_.push_back({id, std::move(pin)});
   }
   if (!grants.empty()) say(encode(grants));

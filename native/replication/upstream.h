@@ -14,7 +14,8 @@ namespace walship {
 
 class UpstreamSession final : public LinkHandler {
  public:
-  UpstreamSession(SessionHost& host, std::unique_ptr<Link> link, std::string node);
+  // `number` tells the sessions of this node apart, for its upstream.
+  UpstreamSession(SessionHost& host, std::unique_ptr<Link> link, std::string node, uint64_t number);
   ~UpstreamSession();
 
   bool step(uint64_t nowNs);
@@ -26,6 +27,8 @@ class UpstreamSession final : public LinkHandler {
 
   Link& link() { return *link_; }
   const std::string& node() const { return node_; }
+  uint64_t number() const { return number_; }
+  uint64_t heardNs() const { return heardNs_; }
   const std::optional<Error>& ended() const { return ended_; }
   bool streaming() const { return state_ == State::streaming; }
   uint64_t epoch() const { return epoch_.epoch; }  // the upstream's, as last heard
@@ -60,6 +63,7 @@ class UpstreamSession final : public LinkHandler {
 
   SessionHost& host_;
   const std::string node_;
+  const uint64_t number_;
   std::optional<Error> ended_;
   State state_ = State::offering;
   LogPosition offered_;

@@ -174,7 +174,7 @@ async function softroce(deadline) {
   mkdirSync(results, { recursive: true });
   const report = `${results}/vitest.json`;
   const seconds = Math.max(1, Math.floor((deadline - performance.now()) / 1000) - 60);
-  const guest = ['--nodes', '3', '--timeout', String(seconds), '--write', results];
+  const guest = ['--nodes', '6', '--timeout', String(seconds), '--write', results];
   const tests = [`${bin}vitest`, 'run', '--config', config, '--configLoader=runner', ...vitestReport(report)];
   return vitestRun(['scripts/softroce', 'run', ...guest, '--', ...tests], report, deadline);
 }

@@ -219,6 +219,26 @@ Examples:
   )
   .action(does(async (options) => (await import('./journal.js')).showJournal(options)));
 
+aimed(program.command('rails'))
+  .description('Shows the network paths between a node and its upstream: which are used, and why.')
+  .option('--pin <pattern...>', 'use these rails as long as one of them is up; * stands for anything')
+  .option('--exclude <pattern...>', 'never use these')
+  .option('--auto', 'neither: by the configuration again')
+  .option('--json', 'as JSON')
+  .addHelpText(
+    'after',
+    `
+A rail is named by transport, RDMA device here, and address there: tcp@10.0.0.2:7100, verbs:mlx5_0@10.0.0.2:7100. What is
+chosen here holds until the next choice or a restart of the node ([rails] in the configuration is for good). Every rail has a
+spare link; the session moves from one to another by a hand-shake, so nothing is lost, doubled or reordered.
+
+Examples:
+  $ walship rails --dir /var/lib/walship/b
+  $ walship rails --dir /var/lib/walship/b --exclude 'verbs:mlx5_1@*'
+  $ walship rails --dir /var/lib/walship/b --auto`,
+  )
+  .action(does(async (options) => (await import('./rails.js')).railsOf(options)));
+
 aimed(program.command('verify'))
   .description(
     'Has a running node compare every page of its log: memory, disk, and the disks of its neighbours.',

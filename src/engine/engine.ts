@@ -1,5 +1,9 @@
 import { EventEmitter } from 'node:events';
+import { isIP } from 'node:net';
 import { type CacheStatus, Keeper } from '../cache/keeper.js';
+import { type EngineRails, type RailChoice, RailKeeper } from '../cluster/rail-keeper.js';
+import { railEnds, thisHost } from '../cluster/rails.js';
+import { capabilities } from './capabilities.js';
 import { counter } from './counters.js';
 import { WalshipError } from './errors.js';
 import type { Lsn } from './lsn.js';
@@ -12,6 +16,7 @@ import {
   type NativeChunk,
   type NativeEngine,
   type NativeEvent,
+  type NativeSettings,
   type NativeStatus,
   native,
   settled,
@@ -19,6 +24,7 @@ import {
 } from './native.js';
 import {
   type CommitRule,
+  dispatchSettings,
   type EngineOptions,
   nativeCommitRule,
   nativeSettings,
@@ -47,6 +53,9 @@ export type EngineEventType =
   | 'downstream-up'
   | 'downstream-down'
   | 'connection-refused'
+  | 'rail-up'
+  | 'rail-down'
+  | 'rail-changed'
   | 'stalled'
   | 'moving'
   | 'rule-failing'
@@ -122,6 +131,7 @@ export class Engine extends EventEmitter<{ event: [EngineEvent] }> {
   readonly #native: NativeEngine;
   readonly #counters: BigUint64Array;
   readonly #keeper: Keeper;
+  readonly #rails: RailKeeper;
   readonly #commits = new Waiters();
   readonly #moves = new Set<() => void>();
   readonly #writable = new Set<() => void>();
@@ -137,7 +147,7 @@ export class Engine extends EventEmitter<{ event: [EngineEvent] }> {
    * `WALSHIP_ERR_RDMA_UNAVAILABLE` (transport `verbs` only).
    */
   static async open(options: EngineOptions): Promise<Engine> {
-    const settings = nativeSettings(options);
+    const settings = withRailEnds(nativeSettings(options));
     let engine: Engine | undefined;
     const core = await settled(
       native.openEngine(settings, () => {
@@ -162,6 +172,21 @@ export class Engine extends EventEmitter<{ event: [EngineEvent] }> {
     this.#counters = core.counters();
     this.#keeper = new Keeper(arenaPort(core), options.cache);
     this.#keeper.start();
+    const { transports, listen } = nativeSettings(options);
+    this.#rails = new RailKeeper(
+      {
+        status: () => (this.role === 'primary' || this.#closing ? undefined : direct(() => core.rails())),
+        setRails: (rails, upstream) => settled(core.setRails(rails, upstream)),
+        steer: (order, carry, why) => direct(() => core.steer(order, carry, why)),
+      },
+      dispatchSettings(options.rails),
+      {
+        devices: core.devices,
+        addresses: listen.map(({ host }) => host).filter((host) => isIP(host)),
+        transports,
+      },
+    );
+    if (options.rails?.dispatch !== false) this.#rails.start();
   }
 
   /** The port it listens on, 0 if it does not. */
@@ -485,6 +510,19 @@ export class Engine extends EventEmitter<{ event: [EngineEvent] }> {
     };
   }
 
+  /** The rails to the upstream: which is used, and why; of none on a primary. */
+  rails(): EngineRails {
+    return this.#rails.status();
+  }
+
+  /**
+   * Pins rails, or excludes them, by hand, or leaves it to the options (`auto`): until the next call, or the end of the
+   * process. As `pin` and `exclude` in {@link RailOptions}.
+   */
+  chooseRails(choice: RailChoice | 'auto'): Promise<void> {
+    return this.#rails.choose(choice);
+  }
+
   /** Ends every link, flushes what was received, closes the log. Further calls reject with `WALSHIP_ERR_CLOSED`. */
   close(): Promise<void> {
     this.#closing ??= this.#close();
@@ -497,6 +535,7 @@ export class Engine extends EventEmitter<{ event: [EngineEvent] }> {
 
   async #close(): Promise<void> {
     this.#keeper.stop();
+    this.#rails.stop();
     try {
       await settled(this.#native.close());
     } finally {
@@ -565,6 +604,17 @@ export class Engine extends EventEmitter<{ event: [EngineEvent] }> {
       });
     }
   }
+}
+
+/** What this node tells its downstreams of the ways to it. */
+function withRailEnds(settings: NativeSettings): NativeSettings {
+  const { listen, transports, verbs } = settings;
+  if (listen.length === 0) return settings;
+  const mine = (device: string, address: string) =>
+    (verbs.device === '' || verbs.device === device) &&
+    (verbs.addresses.length === 0 || verbs.addresses.includes(address));
+  const devices = (transports & 2) === 0 ? undefined : capabilities().verbs;
+  return { ...settings, railEnds: railEnds(listen, devices, mine, thisHost) };
 }
 
 const done = Promise.resolve();

@@ -22,14 +22,15 @@ export interface NativeSettings {
   readonly arenaSlots: number;
   readonly hugePages: boolean;
   readonly frameBytesMax: number;
-  readonly listen: { readonly host: string; readonly port: number } | undefined;
+  readonly listen: readonly { readonly host: string; readonly port: number }[];
+  readonly railEnds: readonly RailEnd[];
   /** Bits: 1 TCP, 2 verbs. */
   readonly transports: number;
   readonly verbs: {
     readonly device: string;
     readonly port: number;
     readonly gidIndex: number;
-    readonly address: string;
+    readonly addresses: readonly string[];
     readonly pathMtuBytes: number;
     readonly retryCount: number;
     readonly ackTimeoutExponent: number;
@@ -39,6 +40,8 @@ export interface NativeSettings {
   readonly reconnectMsMax: number;
   readonly heartbeatMs: number;
   readonly linkTimeoutMs: number;
+  readonly probeMs: number;
+  readonly railSilenceMs: number;
   readonly grantPages: number;
   readonly readAheadPages: number;
   readonly rangeBytesMax: number;
@@ -64,6 +67,28 @@ export interface NativeTarget {
   readonly node: string;
   readonly source: string;
   readonly discardCommitted: boolean;
+}
+
+/** Where and how to connect for a link over one rail. */
+export interface NativeRailTarget extends NativeTarget {
+  readonly name: string;
+  /** Bits, as in {@link NativeSettings}. */
+  readonly transports: number;
+  /** RDMA device here; empty over TCP. */
+  readonly device: string;
+}
+
+/** An address by which a node can be reached, and what it knows of the way. */
+export interface RailEnd {
+  readonly host: string;
+  readonly port: number;
+  /** The RDMA device with the GID of that address; empty: TCP only. */
+  readonly device: string;
+  /** 0: not known. */
+  readonly speedMbps: number;
+  readonly mtuBytes: number;
+  /** −1: not known. */
+  readonly numaNode: number;
 }
 
 /** Latencies in µs, from log-linear buckets (at most 6 % off). */
@@ -128,7 +153,30 @@ export interface StandbyStatus {
   readonly rail: Rail;
 }
 
-export interface NativeStatus {
+/** The network paths to the upstream. */
+export interface NativeRails {
+  /** Rails to the upstream that have a link, or a reason for having none. */
+  readonly rails: readonly {
+    readonly name: string;
+    readonly carries: boolean;
+    /** A link is up beside the session's, and is probed. */
+    readonly spare: boolean;
+    /** Median of the last probes that count. */
+    readonly roundTripUs?: number;
+    /** Over the spare link. */
+    readonly heardMsAgo: number;
+    readonly retransmits: number;
+    /** Of links that carried the session. */
+    readonly failures: number;
+    readonly problem?: string;
+  }[];
+  /** The node that they lead to; empty without an upstream. */
+  readonly railsNode: string;
+  /** By which it can be reached, as it says. */
+  readonly railEnds: readonly RailEnd[];
+}
+
+export interface NativeStatus extends NativeRails {
   readonly links: readonly LinkStatus[];
   readonly nodes: readonly StandbyStatus[];
   /** Which epoch of this log began where: the newest 16, oldest first. */
@@ -205,6 +253,8 @@ export interface TracedAccess {
 export interface NativeEngine {
   readonly listenPort: number;
   readonly verbsProblem: string;
+  /** RDMA devices that are open, with the address of their GID. */
+  readonly devices: readonly { readonly device: string; readonly port: number; readonly address: string }[];
   readonly recoveryNote: string;
   readonly recoveryDiscardedBytes: number;
   readonly hugePages: boolean;
@@ -219,6 +269,10 @@ export interface NativeEngine {
   setLease(untilNs: bigint | undefined): void;
   hold(on: boolean): bigint;
   follow(target: NativeTarget | undefined): Promise<bigint>;
+  /** A part of {@link status}. */
+  rails(): NativeRails;
+  setRails(rails: readonly NativeRailTarget[], upstream: string): Promise<boolean>;
+  steer(order: readonly string[], carry: readonly string[], why: string): void;
   forgetReader(node: string): Promise<void>;
   close(): Promise<void>;
   setApplied(lsn: bigint): void;

@@ -1,6 +1,7 @@
 import { cpus } from 'node:os';
 import { z } from 'zod';
 import type { CacheOptions } from '../cache/settings.js';
+import type { RailSettings } from '../cluster/rail-keeper.js';
 import { WalshipError } from './errors.js';
 import type { NativeCommitRule, NativeSettings, NativeTarget } from './native.js';
 
@@ -102,7 +103,7 @@ export const optionsSchema = z.strictObject({
       device: z.string().optional(),
       port: z.number().int().min(0).max(255).optional(),
       gidIndex: z.number().int().min(-1).max(255).optional(),
-      address: z.string().optional(),
+      address: z.union([z.string(), z.array(z.string()).min(1).max(8)]).optional(),
       pathMtuBytes: z.union([0, 256, 512, 1024, 2048, 4096].map((value) => z.literal(value))).optional(),
       retryCount: z
         .number()
@@ -122,6 +123,22 @@ export const optionsSchema = z.strictObject({
       reconnectMsMax: ms(1, 600_000).optional(),
       grantPages: z.number().int().min(2).max(100).optional(),
       readAheadPages: z.number().int().min(0).max(64).optional(),
+    })
+    .optional(),
+  rails: z
+    .strictObject({
+      listen: z.array(address).max(7).optional(),
+      dispatch: z.boolean().optional(),
+      pin: z.array(z.string().min(1)).max(16).optional(),
+      exclude: z.array(z.string().min(1)).max(16).optional(),
+      stripe: z.boolean().optional(),
+      probeMs: ms(5, 10_000).optional(),
+      silenceMs: ms(10, 60_000).optional(),
+      bandFactor: z.number().int().min(2).max(1000).optional(),
+      bandMs: ms(0, 10_000).optional(),
+      lossPerSecond: z.number().int().min(0).max(1_000_000).optional(),
+      degradeMs: ms(0, 600_000).optional(),
+      returnMs: ms(0, 3_600_000).optional(),
     })
     .optional(),
   completion: z
@@ -203,12 +220,12 @@ export interface EngineOptions {
   /** `auto` (default): verbs where both sides have a device, else TCP. `verbs`: nothing else. `tcp`: nothing else. */
   readonly transport?: 'auto' | 'tcp' | 'verbs';
   readonly verbs?: {
-    /** Default: the first device with an active port and a RoCE v2 GID on a network device. */
+    /** Default: every device with an active port and a RoCE v2 GID on a network device. */
     readonly device?: string;
     readonly port?: number;
     readonly gidIndex?: number;
-    /** The GID of this IP address. */
-    readonly address?: string;
+    /** The GID of this IP address; of several, a device for each. Default: every device with an active port. */
+    readonly address?: string | readonly string[];
     /** Default 0: the port's. */
     readonly pathMtuBytes?: 0 | 256 | 512 | 1024 | 2048 | 4096;
     /** 1 to 6. Default 6. */
@@ -230,6 +247,8 @@ export interface EngineOptions {
     /** Pages read from disk in advance for a lagging downstream. Default 4. */
     readonly readAheadPages?: number;
   };
+  /** The network paths between this node and its upstream, and which of them is used. */
+  readonly rails?: RailOptions;
   /**
    * How the data plane waits: `busy` polls for ever (a core of its own), `event` sleeps, `adaptive` (default) polls for
    * `spinUs` (default 20; 0 with fewer than 4 cores, where a polling thread takes the core that its peers need) and then
@@ -242,6 +261,38 @@ export interface EngineOptions {
   readonly stallMs?: number;
   /** When an append has not been committed for so long, `rule-failing` is reported. Default 1000. */
   readonly ruleMs?: number;
+}
+
+/**
+ * A node that can be reached by several addresses (`listen` and `rails.listen`, or a wildcard) tells its downstreams of all
+ * of them. A downstream keeps a spare link over each rail, and goes on over another one within a few milliseconds when the
+ * one in use fails; the dispatcher (`src/cluster/dispatcher.ts`) decides which are used.
+ */
+export interface RailOptions {
+  /** Further addresses, `host:port`, to accept downstreams on. */
+  readonly listen?: readonly string[];
+  /** Keep spare links and move between rails. Default true. */
+  readonly dispatch?: boolean;
+  /** Use these, as long as one of them is up: names of rails, `*` stands for anything. Default: none. */
+  readonly pin?: readonly string[];
+  /** Never use these. Default: none. */
+  readonly exclude?: readonly string[];
+  /** Ship over all rails that are equally good at once. Default true. */
+  readonly stripe?: boolean;
+  /** How often a spare link is probed. Default 50. */
+  readonly probeMs?: number;
+  /** The link in use is given up when it is silent for so long although another one is not. Default 100. */
+  readonly silenceMs?: number;
+  /**
+   * A rail is degraded when its round trip is longer than `bandFactor` (3) times that of the best other one plus `bandMs`
+   * (1), or when more than `lossPerSecond` (20) packets a second had to be sent again, for `degradeMs` (500).
+   */
+  readonly bandFactor?: number;
+  readonly bandMs?: number;
+  readonly lossPerSecond?: number;
+  readonly degradeMs?: number;
+  /** A better rail is used once it has been well for so long; longer after each time that it was left. Default 10000. */
+  readonly returnMs?: number;
 }
 
 /** Who to get the WAL from. */
@@ -297,6 +348,18 @@ export function retentionOf(log: NonNullable<EngineOptions['log']> = {}) {
   return { segmentBytes, spareSegments, retainBytes, retainBytesMax };
 }
 
+/** Every address that downstreams may come to; the first is that of `listen`. */
+export function listensOn({ listen, rails }: EngineOptions): { host: string; port: number }[] {
+  return [...(listen === undefined ? [] : [listen]), ...(rails?.listen ?? [])].map(parseAddress);
+}
+
+/** What the dispatcher decides by: what is set, or holds otherwise. */
+export function dispatchSettings(rails: RailOptions = {}): RailSettings {
+  const { pin = [], exclude = [], stripe = true, bandFactor = 3, bandMs = 1 } = rails;
+  const { lossPerSecond = 20, degradeMs = 500, returnMs = 10_000 } = rails;
+  return { pin, exclude, stripe, bandFactor, bandMs, lossPerSecond, degradeMs, returnMs };
+}
+
 export function nativeTarget(upstream: Upstream): NativeTarget {
   const { address, node = '', source = '', discardCommitted = false } = upstream;
   return { ...parseAddress(address), node, source, discardCommitted };
@@ -318,12 +381,13 @@ export function nativeCommitRule(rule: CommitRule): NativeCommitRule {
 export function nativeSettings(options: EngineOptions): NativeSettings {
   const parsed = optionsSchema.safeParse(options);
   if (!parsed.success) throw configError(problemsOf(parsed.error));
-  const { log = {}, arena = {}, verbs = {}, links = {}, durability, completion } = options;
+  const { log = {}, arena = {}, verbs = {}, links = {}, rails = {}, durability, completion } = options;
   const pageBytes = log.pageBytes ?? 256 * KiB;
   const arenaBytes = arena.bytes ?? 64 * MiB;
   const arenaSlots = Math.floor(arenaBytes / pageBytes);
   const heartbeatMs = links.heartbeatMs ?? 20;
   const linkTimeoutMs = links.timeoutMs ?? 1000;
+  const silenceMs = rails.silenceMs ?? Math.max(100, 3 * heartbeatMs);
   const reconnectMsMin = links.reconnectMsMin ?? 50;
   const reconnectMsMax = links.reconnectMsMax ?? Math.max(2000, reconnectMsMin);
   const grantPages = links.grantPages ?? Math.min(16, Math.floor(arenaSlots / 4));
@@ -340,6 +404,10 @@ export function nativeSettings(options: EngineOptions): NativeSettings {
   }
   if (linkTimeoutMs < 3 * heartbeatMs)
     problems.push('links.timeoutMs: must be at least three times links.heartbeatMs');
+  if ((rails.listen?.length ?? 0) > 0 && options.listen === undefined)
+    problems.push('rails.listen: further addresses need a first one in listen');
+  if (silenceMs < 3 * heartbeatMs)
+    problems.push('rails.silenceMs: must be at least three times links.heartbeatMs');
   if (reconnectMsMax < reconnectMsMin)
     problems.push('links.reconnectMsMax: is less than links.reconnectMsMin');
   if (retainBytesMax !== 0 && retainBytesMax < retainBytes) {
@@ -364,13 +432,14 @@ export function nativeSettings(options: EngineOptions): NativeSettings {
     arenaSlots,
     hugePages: arena.hugePages ?? true,
     frameBytesMax: Math.min(log.frameBytesMax ?? 64 * KiB, pageBytes / 2),
-    listen: options.listen === undefined ? undefined : parseAddress(options.listen),
+    listen: listensOn(options),
+    railEnds: [],
     transports: { auto: 3, tcp: 1, verbs: 2 }[options.transport ?? 'auto'],
     verbs: {
       device: verbs.device ?? '',
       port: verbs.port ?? 0,
       gidIndex: verbs.gidIndex ?? -1,
-      address: verbs.address ?? '',
+      addresses: [verbs.address ?? []].flat(),
       pathMtuBytes: verbs.pathMtuBytes ?? 0,
       retryCount: verbs.retryCount ?? 6,
       ackTimeoutExponent: verbs.ackTimeoutExponent ?? 14,
@@ -380,6 +449,8 @@ export function nativeSettings(options: EngineOptions): NativeSettings {
     reconnectMsMax,
     heartbeatMs,
     linkTimeoutMs,
+    probeMs: rails.probeMs ?? 50,
+    railSilenceMs: silenceMs,
     grantPages,
     readAheadPages: links.readAheadPages ?? 4,
     rangeBytesMax: 128 * KiB,

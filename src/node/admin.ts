@@ -35,14 +35,19 @@ const verifyBody = z.strictObject({
   repair: z.boolean(),
   bytesPerSecond: scrubSchema.shape.bytesPerSecond.unwrap(),
 });
+const railsBody = z.strictObject({
+  pin: optionsSchema.shape.rails.unwrap().shape.pin,
+  exclude: optionsSchema.shape.rails.unwrap().shape.exclude,
+  auto: z.boolean().optional(),
+});
 const followBody = z.strictObject({
   ...settingsSchema.shape.upstream.unwrap().shape,
   address: optionsSchema.shape.listen.unwrap().nullable(),
 });
 
 /**
- * A node's administration interface: `GET /journal?after=clock`, `GET /scrub`, `POST /verify`
- * `{ repair, bytesPerSecond }`, `POST /promote` `{ epoch? }`, `POST /follow` `{ address, node?, source? }`, and what
+ * A node's administration interface: `GET /journal?after=clock`, `GET /rails`, `POST /rails/choose` `{ pin?, exclude?, auto? }`,
+ * `GET /scrub`, `POST /verify` `{ repair, bytesPerSecond }`, `POST /promote` `{ epoch? }`, `POST /follow` `{ address, node?, source? }`, and what
  * {@link ClusterEndpoints} has, on a unix socket and, if wanted, on a port.
  */
 export class AdminServer {
@@ -114,6 +119,15 @@ function routesOf(node: Node): Routes {
       run: async (query) => {
         const after = checked(afterQuery, query.get('after') ?? '0');
         return { status: 200, body: node.journal({ after, max: journalEntriesMax }) };
+      },
+    },
+    '/rails': { method: 'GET', run: async () => ({ status: 200, body: node.rails() }) },
+    '/rails/choose': {
+      method: 'POST',
+      run: async (_, body) => {
+        const { auto, ...choice } = checked(railsBody, body);
+        await node.chooseRails(auto ? 'auto' : choice);
+        return { status: 200, body: node.rails() };
       },
     },
     '/scrub': { method: 'GET', run: async () => ({ status: 200, body: node.status().scrub }) },

@@ -1,4 +1,5 @@
 import { request } from 'node:http';
+import type { EngineRails, RailChoice } from '../cluster/rail-keeper.js';
 import type { JournalContents } from '../consistency/journal.js';
 import type { ScrubStatus } from '../consistency/scrubber.js';
 import { WalshipError } from '../engine/errors.js';
@@ -85,6 +86,16 @@ export class AdminClient {
    */
   journal(after = 0n): Promise<Json<JournalContents>> {
     return this.#send('GET', `/journal?after=${after}`);
+  }
+
+  /** The rails to the node's upstream. @throws {WalshipError} `WALSHIP_ERR_UNREACHABLE` */
+  rails(): Promise<EngineRails> {
+    return this.#send('GET', '/rails');
+  }
+
+  /** Pins and excludes rails by hand. @throws {WalshipError} `WALSHIP_ERR_UNREACHABLE` */
+  chooseRails(choice: RailChoice & { readonly auto?: boolean }): Promise<EngineRails> {
+    return this.#send('POST', '/rails/choose', choice);
   }
 
   /** How the node looks after its copies of the log's pages. @throws {WalshipError} `WALSHIP_ERR_UNREACHABLE` */

@@ -80,11 +80,25 @@ sync = "every-batch"              # "interval": a crash of the host loses that m
 # grant_pages = 16                # window of a link, in pages; default: a quarter of the arena, at most 16
 # read_ahead_pages = 4            # for a standby that lags
 
+[rails]                           # network paths to the upstream: walship rails
+# listen = ["10.1.0.1:7100"]      # further addresses for standbys to connect to, each a rail; no default
+# dispatch = true                 # keep spare links, and move to another rail when the one in use fails or degrades
+# pin = ["verbs:*"]               # use these as long as one is up; * stands for anything; no default
+# exclude = ["tcp@10.1.*"]        # never use these; no default
+# stripe = true                   # over rails that are equally good
+# probe_ms = "50ms"               # how often a spare link is probed
+# silence_ms = "100ms"            # the link in use is given up if it is silent for so long and another one is not
+# band_factor = 3                 # degraded: a round trip longer than this times that of the best other rail, and
+# band_ms = "1ms"                 # this on top; or
+# loss_per_second = 20            # more packets a second sent again
+# degrade_ms = "500ms"            # for so long
+# return_ms = "10s"               # a better rail is used once it has been well for so long
+
 [verbs]                           # RDMA; found by itself unless it is said here
-# device = "rxe0"                 # no default
+# device = "rxe0"                 # no default: every one
 # port = 1                        # no default
 # gid_index = 1                   # no default
-# address = "10.0.0.1"            # the GID of this address; no default
+# address = "10.0.0.1"            # the GID of this address; or a list: a device for each; no default: every device
 # path_mtu_bytes = 0              # 0: the port's
 # retry_count = 6
 # ack_timeout_exponent = 14       # a packet is sent again after 4.096 us * 2^this

@@ -1,6 +1,7 @@
 import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import type { EngineRails, RailChoice } from '../cluster/rail-keeper.js';
 import { Journal, type JournalContents, type JournalRange, readJournal } from '../consistency/journal.js';
 import type { MonitorReport } from '../consistency/monitor.js';
 import { Pages } from '../consistency/pages.js';
@@ -349,6 +350,25 @@ export class Node {
       ...(this.#postgres && { postgres: this.#postgres.status() }),
       ...status,
     };
+  }
+
+  /** The network paths to the upstream: which are used, and why. */
+  rails(): EngineRails {
+    return this.engine.rails();
+  }
+
+  /** As {@link Engine.chooseRails}. */
+  async chooseRails(choice: RailChoice | 'auto'): Promise<void> {
+    await this.engine.chooseRails(choice);
+    const text = (patterns: readonly string[] | undefined) =>
+      patterns?.length ? patterns.join(' ') : 'none';
+    this.#tell(
+      'info',
+      'rails-chosen',
+      choice === 'auto'
+        ? 'rails by the configuration again'
+        : `rails chosen by hand: pinned ${text(choice.pin)}, excluded ${text(choice.exclude)}`,
+    );
   }
 
   /** What this node wrote down of what it saw and did. */

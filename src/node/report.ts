@@ -20,6 +20,7 @@ const levels: Partial<Record<string, LogEntry['level']>> = {
   'upstream-down': 'warn',
   'upstream-unreachable': 'warn',
   'downstream-down': 'warn',
+  'rail-down': 'warn',
   'connection-refused': 'warn',
   'rule-failing': 'warn',
   'lease-expired': 'warn',
@@ -72,6 +73,12 @@ function sentence({ type, node, message, lsn }: EngineEvent): string | undefined
       return `standby ${node} is gone: ${message}`;
     case 'connection-refused':
       return `refused a connection${node === '' ? '' : ` from ${node}`}: ${message}`;
+    case 'rail-changed':
+      return `the link to ${node} moved: ${message}`;
+    case 'rail-up':
+      return `a rail to ${node} is up: ${message}`;
+    case 'rail-down':
+      return `a rail to ${node} is down: ${message}`;
     case 'epoch':
       return `${message}, as ${node} says`;
     case 'lease-renewed':

@@ -131,12 +131,19 @@ export function allowed(path: SettingPath): string {
   if (schema instanceof z.ZodBigInt) return 'an LSN: a whole number, or text such as "0/16B3740"';
   if (schema instanceof z.ZodBoolean) return 'true or false';
   if (schema instanceof z.ZodEnum) return oneOf(schema.options);
+  if (schema instanceof z.ZodUnion && schema.options.some((option) => option instanceof z.ZodArray))
+    return 'an IP address, or a list of them';
   if (schema instanceof z.ZodUnion) {
     return oneOf((schema.options as z.ZodLiteral[]).map((option) => option.value as number));
   }
   if (schema instanceof z.ZodArray) {
     if (schema.element instanceof z.ZodObject)
       return `a list of tables with ${Object.keys(schema.element.shape).map(snakeCase).join(', ')}`;
+    if (path[0] === 'rails') {
+      return path.at(-1) === 'listen'
+        ? 'a list of addresses, such as ["10.1.0.1:7100"]'
+        : 'a list of names of rails, such as ["verbs:*"]';
+    }
     const urls = path.at(-1) === 'endpoints';
     return urls ? 'a list of URLs, such as ["http://10.0.0.1:2379"]' : 'a list of names, such as ["b", "c"]';
   }

@@ -6,7 +6,7 @@ import { connect, createServer, type Server, type Socket } from 'node:net';
 const setupMagic = 0x50485357;
 const type = { hello: 1, challenge: 2, proof: 3, verdict: 4, refusal: 5 } as const;
 const setupHeaderBytes = 9;
-export const protocolVersion = 2;
+export const protocolVersion = 3;
 
 export interface Caller {
   readonly cluster: string;

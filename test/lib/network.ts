@@ -19,6 +19,8 @@ export interface Network {
   readonly options: Pick<EngineOptions, 'transport' | 'links'>;
   /** Of node `index`, from 0. */
   address(index: number): string;
+  /** A second way to every node, with wires of its own, where there is one. */
+  readonly second?: SecondWay;
   /** An address of the test process itself that the nodes can reach. */
   readonly ownAddress: string;
   verbs(index: number): EngineOptions['verbs'];
@@ -32,6 +34,8 @@ export interface Network {
   clear(index: number): Promise<void>;
   close(): void;
 }
+
+export type SecondWay = Pick<Network, 'address' | 'verbs' | 'cut' | 'heal' | 'netem' | 'clear'>;
 
 const run = (command: string, ...args: string[]) =>
   execFileSync(command, args, { stdio: ['ignore', 'pipe', 'pipe'], encoding: 'utf8' });
@@ -97,25 +101,39 @@ export function namespacesProblem(): string {
 export function namespaces(nodes: number): Network {
   removeLeftovers();
   const id = process.pid;
-  const net = `10.98.${id % 250}`;
-  const bridge = `wsb${id}`;
   const space = (index: number) => `ws${id}n${index}`;
-  const port = (index: number) => `ws${id}p${index}`;
-  run('ip', 'link', 'add', bridge, 'type', 'bridge', 'stp_state', '0', 'forward_delay', '0');
-  run('ip', 'address', 'add', `${net}.254/24`, 'dev', bridge);
-  run('ip', 'link', 'set', bridge, 'up');
   for (let index = 0; index < nodes; index++) {
     run('ip', 'netns', 'add', space(index));
-    run('ip', 'link', 'add', port(index), 'type', 'veth', 'peer', 'name', 'eth0', 'netns', space(index));
-    run('ip', 'link', 'set', port(index), 'master', bridge, 'up');
-    const inside = ['-n', space(index)];
-    run('ip', ...inside, 'link', 'set', 'lo', 'up');
-    run('ip', ...inside, 'address', 'add', `${net}.${index + 1}/24`, 'dev', 'eth0');
-    run('ip', ...inside, 'link', 'set', 'eth0', 'up');
+    run('ip', '-n', space(index), 'link', 'set', 'lo', 'up');
   }
+  /** A bridge with a port for every namespace, and `device` at the other end. */
+  const way = (net: string, bridge: string, letter: string, device: string) => {
+    const port = (index: number) => `ws${id}${letter}${index}`;
+    run('ip', 'link', 'add', bridge, 'type', 'bridge', 'stp_state', '0', 'forward_delay', '0');
+    run('ip', 'address', 'add', `${net}.254/24`, 'dev', bridge);
+    run('ip', 'link', 'set', bridge, 'up');
+    for (let index = 0; index < nodes; index++) {
+      run('ip', 'link', 'add', port(index), 'type', 'veth', 'peer', 'name', device, 'netns', space(index));
+      run('ip', 'link', 'set', port(index), 'master', bridge, 'up');
+      run('ip', '-n', space(index), 'address', 'add', `${net}.${index + 1}/24`, 'dev', device);
+      run('ip', '-n', space(index), 'link', 'set', device, 'up');
+    }
+    return {
+      address: (index: number) => `${net}.${index + 1}`,
+      verbs: () => undefined,
+      cut: (index: number) => runAside('bridge', 'link', 'set', 'dev', port(index), 'state', '0'),
+      heal: (index: number) => runAside('bridge', 'link', 'set', 'dev', port(index), 'state', '3'),
+      netem: none,
+      clear: none,
+    };
+  };
+  const bridges = [`wsb${id}`, `wsb${id}s`] as const;
+  const net = `10.98.${id % 250}`;
+  const first = way(net, bridges[0], 'p', 'eth0');
+  const second = way(`10.97.${id % 250}`, bridges[1], 'q', 'eth1');
   const close = () => {
     for (let index = 0; index < nodes; index++) attempt('ip', 'netns', 'del', space(index));
-    attempt('ip', 'link', 'del', bridge);
+    for (const bridge of bridges) attempt('ip', 'link', 'del', bridge);
   };
   return {
     transport: 'tcp',
@@ -125,15 +143,11 @@ export function namespaces(nodes: number): Network {
     wires: true,
     disturbs: false,
     options: { transport: 'tcp', links: tcpLinks },
-    address: (index) => `${net}.${index + 1}`,
+    ...first,
+    second,
     ownAddress: `${net}.254`,
-    verbs: () => undefined,
     source: () => ({}),
     prefix: (index) => ['nsenter', `--net=/run/netns/${space(index)}`],
-    cut: (index) => runAside('bridge', 'link', 'set', 'dev', port(index), 'state', '0'),
-    heal: (index) => runAside('bridge', 'link', 'set', 'dev', port(index), 'state', '3'),
-    netem: none,
-    clear: none,
     close,
   };
 }
@@ -145,7 +159,7 @@ function removeLeftovers(): void {
     if (pid !== undefined && !existsSync(`/proc/${pid}`)) attempt('ip', 'netns', 'del', name);
   }
   for (const link of readdirSync('/sys/class/net')) {
-    const pid = /^wsb(\d+)$/.exec(link)?.[1];
+    const pid = /^wsb(\d+)s?$/.exec(link)?.[1];
     if (pid !== undefined && !existsSync(`/proc/${pid}`)) attempt('ip', 'link', 'del', link);
   }
 }
@@ -158,17 +172,32 @@ export function tcpNetwork(nodes: number): Network {
   return loopback();
 }
 
-/** The nodes of the Soft-RoCE lab. With more nodes than devices, devices are shared. */
+/**
+ * The nodes of the Soft-RoCE lab. With more nodes than devices, devices are shared; with six devices the second three are
+ * the nodes' second way.
+ */
 export function lab(transport: 'tcp' | 'verbs'): Network {
   const devices = (process.env['WALSHIP_LAB_DEVICES'] ?? '')
     .split(',')
     .filter((each) => each !== '')
     .map((each) => each.split(':') as [string, string]);
   if (devices.length === 0) throw new Error('not in the lab: scripts/softroce run --nodes 3 -- …');
-  const wire = (index: number) => index % devices.length;
-  const address = (index: number) => devices[wire(index)]?.[1] as string;
-  const control = (verb: string, index: number, ...args: string[]) =>
-    runAside('walship-lab', verb, String(wire(index) + 1), ...args);
+  const perWay = devices.length >= 6 ? 3 : devices.length;
+  const way = (from: number) => {
+    const wire = (index: number) => from + (index % perWay);
+    const control = (verb: string, index: number, ...args: string[]) =>
+      runAside('walship-lab', verb, String(wire(index) + 1), ...args);
+    return {
+      address: (index: number) => devices[wire(index)]?.[1] as string,
+      verbs: (index: number) =>
+        transport === 'verbs' ? { device: devices[wire(index)]?.[0] as string } : undefined,
+      cut: (index: number) => control('cut', index),
+      heal: (index: number) => control('heal', index),
+      netem: (index: number, ...settings: string[]) => control('netem', index, ...settings),
+      clear: (index: number) => control('clear', index),
+    };
+  };
+  const first = way(0);
   return {
     transport,
     label: transport === 'verbs' ? 'verbs over rxe' : 'TCP in the lab',
@@ -187,15 +216,11 @@ export function lab(transport: 'tcp' | 'verbs'): Network {
         reconnectMsMax: 500,
       },
     },
-    address,
+    ...first,
+    ...(devices.length >= 6 && { second: way(perWay) }),
     ownAddress: '127.0.0.1',
-    verbs: (index) => (transport === 'verbs' ? { device: devices[wire(index)]?.[0] as string } : undefined),
-    source: (index) => ({ source: address(index) }),
+    source: (index) => ({ source: first.address(index) }),
     prefix: () => [],
-    cut: (index) => control('cut', index),
-    heal: (index) => control('heal', index),
-    netem: (index, ...settings) => control('netem', index, ...settings),
-    clear: (index) => control('clear', index),
     close: () => {},
   };
 }

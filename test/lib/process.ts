@@ -38,7 +38,8 @@ export class NodeProcess {
   /** `prefix`: a command to run it under, such as nsenter. */
   constructor(name: string, prefix: readonly string[] = []) {
     this.name = name;
-    const command = [...prefix, process.execPath, '--expose-gc', worker];
+    // A small young generation: how far it grows depends on how much garbage there was, and tells nothing of leaks.
+    const command = [...prefix, process.execPath, '--expose-gc', '--max-semi-space-size=1', worker];
     this.#child = spawn(command[0] as string, command.slice(1), {
       stdio: ['ignore', 'inherit', 'pipe', 'ipc'],
       serialization: 'advanced',
@@ -123,6 +124,7 @@ export class NodeProcess {
   read = (from: bigint, end: bigint) => this.#call<number>('read', { from, end });
   block = (milliseconds: number) => this.#call<void>('block', milliseconds);
   resources = () => this.#call<Resources>('resources');
+  chooseRails = (choice: unknown) => this.#call<void>('chooseRails', choice);
   close = () => this.#call<void>('close');
 
   signal(signal: 'SIGSTOP' | 'SIGCONT'): void {

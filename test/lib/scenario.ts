@@ -6,8 +6,8 @@ import { assertBuilt } from './process.js';
 
 export interface Scenario {
   readonly name: string;
-  /** `wires`: cuts them; `netem`: disturbs them, in the lab; `root`: mounts file systems; `tcp`: speaks TCP with the nodes itself. */
-  readonly needs?: readonly ('wires' | 'netem' | 'root' | 'tcp')[];
+  /** `wires`: cuts them; `netem`: disturbs them, in the lab; `root`: mounts file systems; `tcp`: speaks TCP with the nodes itself; `verbs`: needs RDMA; `second`: cuts one of two ways. */
+  readonly needs?: readonly ('wires' | 'netem' | 'root' | 'tcp' | 'verbs' | 'second')[];
   /** Options of every engine. */
   readonly options?: Overrides;
   /** How long it may take on this machine. */
@@ -21,6 +21,8 @@ export interface Scenario {
 function lack(scenario: Scenario, network: Network): string {
   for (const need of scenario.needs ?? []) {
     if (need === 'wires' && !network.wires) return 'needs wires to cut: network namespaces, which need root';
+    if (need === 'second' && !network.second)
+      return 'needs two ways to every node: network namespaces, which need root';
     if (need === 'root' && process.getuid?.() !== 0) return 'mounting a file system needs root';
   }
   return '';
@@ -35,6 +37,7 @@ export function specify(subject: string, scenarios: readonly Scenario[], network
     for (const scenario of scenarios) {
       if (scenario.hostOnly && network.slow > 1) continue;
       if (scenario.needs?.includes('tcp') && network.transport !== 'tcp') continue;
+      if (scenario.needs?.includes('verbs') && network.transport !== 'verbs') continue;
       if (scenario.needs?.includes('netem') && !network.disturbs) continue;
       const why = lack(scenario, network);
       if (why !== '') {

@@ -122,6 +122,7 @@ const operations = {
   status: () => open().status(),
   positions: () => open().positions,
   setCommitRule: (rule) => open().setCommitRule(rule),
+  chooseRails: (choice) => open().chooseRails(choice),
   applied: (lsn) => open().applied(lsn),
   forgetReader: (node) => open().forgetReader(node),
   append: ({ writer, number, length }) => open().append(makeRecord(writer, number, length)),

@@ -30,8 +30,15 @@ TcpLink::TcpLink(Fd fd) : fd_(std::move(fd)), staging_(kStagingBytes) {
   ::fcntl(fd_.get(), F_SETFL, ::fcntl(fd_.get(), F_GETFL) | O_NONBLOCK);
 }
 
-void TcpLink::expect(uint32_t grantId, std::byte* page, uint32_t offset, uint32_t pageBytes) {
+uint64_t TcpLink::retransmits() const {
+  tcp_info info{};
+  socklen_t bytes = sizeof info;
+  return ::getsockopt(fd_.get(), IPPROTO_TCP, TCP_INFO, &info, &bytes) == 0 ? info.tcpi_total_retrans : 0;
+}
+
+RemotePage TcpLink::expect(uint32_t grantId, std::byte* page, uint32_t offset, uint32_t pageBytes) {
   expected_.push_back({grantId, page, offset, pageBytes});
+  return {};
 }
 
 void TcpLink::forget(uint32_t grantId) {

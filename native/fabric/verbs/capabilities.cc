@@ -171,45 +171,58 @@ VerbsCapabilities verbsCapabilities(const char* library, const std::string& sysf
   return found;
 }
 
-Result<VerbsChoice> chooseRail(const VerbsCapabilities& capabilities, const VerbsSettings& settings) {
+Result<std::vector<VerbsChoice>> chooseRails(const VerbsCapabilities& capabilities, const VerbsSettings& settings) {
   const auto unavailable = [](const std::string& reason) {
     return makeError("WALSHIP_ERR_RDMA_UNAVAILABLE", "no RDMA device can be used: " + reason);
   };
   if (auto valid = validate(settings); !valid.ok()) return valid.error();
   if (capabilities.state != VerbsState::kReady) return unavailable(capabilities.detail);
-  const auto wanted = settings.address.empty() ? std::nullopt : gidOfAddress(settings.address);
+  std::vector<std::optional<Gid>> wanted;
+  for (const std::string& address : settings.addresses) wanted.push_back(gidOfAddress(address));
+  if (wanted.empty()) wanted.push_back(std::nullopt);
+  std::vector<VerbsChoice> choices;
   std::string reasons;
   const auto against = [&](const std::string& where, const std::string& what) {
     reasons += (reasons.empty() ? "" : "; ") + where + " " + what;
   };
-  for (const VerbsDevice& device : capabilities.devices) {
-    if (!settings.device.empty() && device.name != settings.device) continue;
-    if (!device.problem.empty()) against(device.name + ":", device.problem);
-    for (const VerbsPort& port : device.ports) {
-      if (settings.port != 0 && port.port != settings.port) continue;
-      const std::string where = device.name + " port " + std::to_string(port.port);
-      if (port.state != "ACTIVE") {
-        against(where, "is " + port.state);
-        continue;
+  for (size_t i = 0; i < wanted.size(); ++i) {
+    const size_t before = choices.size();
+    for (const VerbsDevice& device : capabilities.devices) {
+      if (!settings.device.empty() && device.name != settings.device) continue;
+      if (!device.problem.empty()) against(device.name + ":", device.problem);
+      for (const VerbsPort& port : device.ports) {
+        if (settings.port != 0 && port.port != settings.port) continue;
+        const std::string where = device.name + " port " + std::to_string(port.port);
+        if (port.state != "ACTIVE") {
+          against(where, "is " + port.state);
+          continue;
+        }
+        const VerbsGid* best = nullptr;
+        for (const VerbsGid& gid : port.gids) {
+          if (gid.type != kRoceV2 || gid.netdev.empty() || gid.index > kGidIndexMax) continue;
+          if (settings.gidIndex >= 0 && gid.index != settings.gidIndex) continue;
+          if (wanted[i] && gid.gid != *wanted[i]) continue;
+          if (best == nullptr || rankOf(gid) < rankOf(*best)) best = &gid;
+        }
+        if (best != nullptr) {
+          const uint32_t mtu = settings.pathMtuBytes;
+          choices.push_back({device.name, port.port, *best,
+                             mtu == 0 ? port.activeMtuBytes : std::min(mtu, port.activeMtuBytes)});
+          continue;
+        }
+        against(where, std::string("has no RoCE v2 GID with a network device") +
+                           (wanted[i] ? " for " + settings.addresses[i] : std::string()) +
+                           (settings.gidIndex >= 0 ? " at index " + std::to_string(settings.gidIndex)
+                                                   : std::string()));
       }
-      const VerbsGid* best = nullptr;
-      for (const VerbsGid& gid : port.gids) {
-        if (gid.type != kRoceV2 || gid.netdev.empty() || gid.index > kGidIndexMax) continue;
-        if (settings.gidIndex >= 0 && gid.index != settings.gidIndex) continue;
-        if (wanted && gid.gid != *wanted) continue;
-        if (best == nullptr || rankOf(gid) < rankOf(*best)) best = &gid;
-      }
-      if (best != nullptr) {
-        const uint32_t mtu = settings.pathMtuBytes;
-        return VerbsChoice{device.name, port.port, *best,
-                           mtu == 0 ? port.activeMtuBytes : std::min(mtu, port.activeMtuBytes)};
-      }
-      against(where, std::string("has no RoCE v2 GID with a network device") +
-                         (wanted ? " for " + settings.address : std::string()) +
-                         (settings.gidIndex >= 0 ? " at index " + std::to_string(settings.gidIndex)
-                                                 : std::string()));
+    }
+    // Every address that is named must be there: a rail less is not to go unnoticed.
+    if (wanted[i] && choices.size() == before) {
+      choices.clear();
+      break;
     }
   }
+  if (!choices.empty()) return choices;
   if (reasons.empty()) {
     against(settings.device.empty() ? "this host" : settings.device,
             settings.port == 0 ? "is not there" : "has no port " + std::to_string(settings.port));

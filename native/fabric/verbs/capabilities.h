@@ -63,9 +63,9 @@ struct VerbsChoice {
   uint32_t mtuBytes = 0;
 };
 
-// The first active port with a RoCE v2 GID on a network device that fits the settings. Of several GIDs: that
-// of `address`, else the first IPv4 one, else the first that is not link-local, else the first. Error:
-// WALSHIP_ERR_RDMA_UNAVAILABLE, which says what spoke against each device.
-Result<VerbsChoice> chooseRail(const VerbsCapabilities& capabilities, const VerbsSettings& settings);
+// Every active port with a RoCE v2 GID on a network device that fits the settings, at least one; with `addresses` one for
+// each of them. Of several GIDs of a port: the first IPv4 one, else the first that is not link-local, else the first.
+// Error: WALSHIP_ERR_RDMA_UNAVAILABLE, which says what spoke against each device.
+Result<std::vector<VerbsChoice>> chooseRails(const VerbsCapabilities& capabilities, const VerbsSettings& settings);
 
 }  // namespace walship

@@ -19,20 +19,30 @@ std::string Device::name() const {
 
 Device::~Device() = default;
 
-Result<std::shared_ptr<Device>> Device::open(const VerbsSettings& settings) {
-  auto choice = chooseRail(verbsCapabilities(), settings);
-  if (!choice.ok()) return choice.error();
+Result<std::vector<std::shared_ptr<Device>>> Device::openAll(const VerbsSettings& settings) {
+  auto choices = chooseRails(verbsCapabilities(), settings);
+  if (!choices) return choices.error();
+  std::vector<std::shared_ptr<Device>> devices;
+  for (VerbsChoice& choice : choices.value()) {
+    auto device = open(std::move(choice), settings);
+    if (!device) return device.error();
+    devices.push_back(device.take());
+  }
+  return devices;
+}
+
+Result<std::shared_ptr<Device>> Device::open(VerbsChoice choice, const VerbsSettings& settings) {
   struct FreeList {
     void operator()(ibv_device** list) const { verbs().freeDeviceList(list); }
   };
   int count = 0;
   const std::unique_ptr<ibv_device*, FreeList> list(verbs().getDeviceList(&count));
   const auto unavailable = [&](const std::string& what) {
-    return systemError("WALSHIP_ERR_RDMA_UNAVAILABLE", what + " " + choice.value().device, errno);
+    return systemError("WALSHIP_ERR_RDMA_UNAVAILABLE", what + " " + choice.device, errno);
   };
   ibv_device* device = nullptr;
   for (int i = 0; list && i < count; ++i) {
-    if (choice.value().device == verbs().getDeviceName(list.get()[i])) device = list.get()[i];
+    if (choice.device == verbs().getDeviceName(list.get()[i])) device = list.get()[i];
   }
   if (device == nullptr) {
     errno = ENODEV;
@@ -49,7 +59,7 @@ Result<std::shared_ptr<Device>> Device::open(const VerbsSettings& settings) {
   if (::fcntl(events, F_SETFL, ::fcntl(events, F_GETFL) | O_NONBLOCK) != 0) {
     return unavailable("cannot watch the events of");
   }
-  return std::make_shared<Device>(std::move(parts), choice.take(), settings);
+  return std::make_shared<Device>(std::move(parts), std::move(choice), settings);
 }
 
 Result<void> Device::registerArena(MutableBytes arena) {
@@ -107,8 +117,8 @@ struct Device::Parts {};
 
 Device::~Device() = default;
 
-Result<std::shared_ptr<Device>> Device::open(const VerbsSettings& settings) {
-  return chooseRail(verbsCapabilities(), settings).error();
+Result<std::vector<std::shared_ptr<Device>>> Device::openAll(const VerbsSettings& settings) {
+  return chooseRails(verbsCapabilities(), settings).error();
 }
 
 Result<void> Device::registerArena(MutableBytes) {

@@ -13,8 +13,8 @@ class Device {
  public:
   struct Parts;  // the verbs objects; fabric/verbs/parts.h
 
-  // Chooses and opens. Error: WALSHIP_ERR_RDMA_UNAVAILABLE, WALSHIP_ERR_SETTING_INVALID.
-  static Result<std::shared_ptr<Device>> open(const VerbsSettings& settings);
+  // Chooses and opens, at least one. Error: WALSHIP_ERR_RDMA_UNAVAILABLE, WALSHIP_ERR_SETTING_INVALID.
+  static Result<std::vector<std::shared_ptr<Device>>> openAll(const VerbsSettings& settings);
   Device(std::unique_ptr<Parts> parts, VerbsChoice choice, VerbsSettings settings);
   Device(const Device&) = delete;
   Device& operator=(const Device&) = delete;
@@ -29,6 +29,8 @@ class Device {
   Parts& parts() { return *parts_; }
 
  private:
+  static Result<std::shared_ptr<Device>> open(VerbsChoice choice, const VerbsSettings& settings);
+
   std::unique_ptr<Parts> parts_;
   VerbsChoice choice_;
   VerbsSettings settings_;

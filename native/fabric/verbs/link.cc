@@ -60,17 +60,13 @@ VerbsLink::~VerbsLink() {
 
 // ---- downstream side ----
 
-RemotePage VerbsLink::remotePage(const std::byte* page) const {
+RemotePage VerbsLink::expect(uint32_t grantId, std::byte* page, uint32_t offset, uint32_t pageBytes) {
   const Device::Parts& parts = device_->parts();
-  WALSHIP_ASSERT(parts.inArena(page, 1));
-  return {reinterpret_cast<uint64_t>(page), parts.arena->rkey};
-}
-
-void VerbsLink::expect(uint32_t grantId, std::byte* page, uint32_t offset, uint32_t pageBytes) {
   WALSHIP_ASSERT(grantId == firstGrant_ + grants_.size());
   WALSHIP_ASSERT(grants_.size() < kGrantsMax);
-  WALSHIP_ASSERT(offset <= pageBytes && device_->parts().inArena(page, pageBytes));
+  WALSHIP_ASSERT(offset <= pageBytes && parts.inArena(page, pageBytes));
   grants_.push_back({true, offset, pageBytes});
+  return {reinterpret_cast<uint64_t>(page), parts.arena->rkey};
 }
 
 void VerbsLink::forget(uint32_t grantId) {

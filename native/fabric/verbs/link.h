@@ -27,8 +27,7 @@ class VerbsLink final : public Link {
   Rail rail() const override { return rail_; }
   const LinkCounters& counters() const override { return counters_; }
 
-  RemotePage remotePage(const std::byte* page) const override;
-  void expect(uint32_t grantId, std::byte* page, uint32_t offset, uint32_t pageBytes) override;
+  RemotePage expect(uint32_t grantId, std::byte* page, uint32_t offset, uint32_t pageBytes) override;
   void forget(uint32_t grantId) override;
 
   bool ship(Bytes range, uint32_t grantId, const RemotePage& page, uint32_t offset) override;

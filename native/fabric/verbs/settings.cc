@@ -43,9 +43,10 @@ Result<void> validate(const VerbsSettings& settings) {
                      "verbs.pathMtuBytes is " + std::to_string(mtu) +
                          ": choose 256, 512, 1024, 2048, 4096, or 0 for the port's own");
   }
-  if (!settings.address.empty() && !gidOfAddress(settings.address)) {
+  for (const std::string& address : settings.addresses) {
+    if (gidOfAddress(address)) continue;
     return makeError("WALSHIP_ERR_SETTING_INVALID",
-                     "verbs.address \"" + settings.address + "\" is neither an IPv4 nor an IPv6 address");
+                     "verbs.address \"" + address + "\" is neither an IPv4 nor an IPv6 address");
   }
   return {};
 }

@@ -4,6 +4,7 @@
 #include <array>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "base/bytes.h"
 #include "base/result.h"
@@ -16,7 +17,7 @@ struct VerbsSettings {
   std::string device;   // "mlx5_0"; empty: the first that fits
   int port = 0;         // 0: the first active one
   int gidIndex = -1;    // 0 … 255; -1: found
-  std::string address;  // IPv4 or IPv6 address whose GID is wanted; empty: any
+  std::vector<std::string> addresses;  // IPv4 or IPv6, whose GIDs are wanted: a device for each; empty: every device
   uint32_t pathMtuBytes =
       0;               // 256 … 4096, a power of two; 0: what the port has. The smaller of both ends counts
   int retryCount = 6;  // 1 … 6; 7 means for ever on some devices

@@ -89,8 +89,8 @@ struct End {
     arena = {static_cast<std::byte*>(memory), size_t{kArenaPages} * kPageBytes};
     VerbsSettings settings;
     settings.device = node.device;
-    settings.address = node.address;
-    device = must(Device::open(settings));
+    settings.addresses = {node.address};
+    device = must(Device::openAll(settings)).front();
     if (auto registered = device->registerArena(arena); !registered.ok()) die(registered.error().message);
   }
   std::byte* page(uint32_t grant) const { return arena.data() + size_t{grant % kArenaPages} * kPageBytes; }
@@ -138,8 +138,9 @@ class Bench {
   Figures run(uint32_t bytes, uint64_t inFlight, bool events) {
     connect();
     constexpr uint32_t kGrants = 16384;
+    std::vector<RemotePage> remote(1);  // by grant, which are counted from 1
     for (uint32_t grant = 1; grant <= kGrants; ++grant)
-      downLink_->expect(grant, down_.page(grant), 0, kPageBytes);
+      remote.push_back(downLink_->expect(grant, down_.page(grant), 0, kPageBytes));
     std::atomic<bool> stop{false};
     std::thread receiver([&] {
       Counter counter;
@@ -174,8 +175,7 @@ class Bench {
         const auto grant = static_cast<uint32_t>(shipped / perPage + 1);
         if (grant > kGrants) die("the run is longer than its grants");
         const auto offset = static_cast<uint32_t>(shipped % perPage) * bytes;
-        if (!upLink_->ship({up_.page(grant) + offset, bytes}, grant, downLink_->remotePage(down_.page(grant)),
-                           offset))
+        if (!upLink_->ship({up_.page(grant) + offset, bytes}, grant, remote[grant], offset))
           break;
         ++shipped;
       }

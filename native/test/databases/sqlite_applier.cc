@@ -195,7 +195,7 @@ TEST_CASE("sqlite applier: the WAL stays small under steady load with large page
   Shipper shipper(*engine, directory / "a.db", 65536);
   makeSchema(shipper.connection());
   shipper.snapshot();
-  REQUIRE(standby->follow(ConnectTarget{{"127.0.0.1", engine->listenPort()}, "", ""}));
+  REQUIRE(standby->follow(ConnectTarget{{"127.0.0.1", engine->listenPort()}, "", "", 0, ""}));
   ApplierSettings settings;
   settings.checkpointBytes = 2u << 20;
   settings.checkpointMs = 50;

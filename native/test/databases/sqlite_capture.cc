@@ -205,7 +205,7 @@ TEST_CASE("in wait mode nothing is visible before the rule holds") {
   }
   CHECK_FALSE(returned.load());
   auto standby = openEngine(scratch / "b", "b");
-  REQUIRE(standby->follow(ConnectTarget{{"127.0.0.1", primary->listenPort()}, "", ""}));
+  REQUIRE(standby->follow(ConnectTarget{{"127.0.0.1", primary->listenPort()}, "", "", 0, ""}));
   thread.join();
   CHECK(reader.ask("SELECT count(*) FROM t") == "1");
   standby.reset();

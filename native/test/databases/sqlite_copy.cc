@@ -146,7 +146,7 @@ TEST_CASE("sqlite copy: a standby begins at one in a trimmed log, while the prim
     second.appliedByHand = true;
     second.log.startLsn = 0;
     standby = Engine::open(std::move(second), [] {}).take();
-    REQUIRE(standby->follow(ConnectTarget{{"127.0.0.1", engine->listenPort()}, "", ""}));
+    REQUIRE(standby->follow(ConnectTarget{{"127.0.0.1", engine->listenPort()}, "", "", 0, ""}));
     auto opened = Applier::open(*standby, scratch / "b", {});
     REQUIRE(opened);
     applier = opened.take();

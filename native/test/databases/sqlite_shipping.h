@@ -38,7 +38,7 @@ inline EngineSettings engineSettings(const Directory& directory, const std::stri
   settings.nodeId = node;
   settings.cluster = "cluster";
   settings.secret = "a secret of the cluster";
-  settings.listen = Address{"127.0.0.1", 0};
+  settings.listen = {{"127.0.0.1", 0}};
   settings.session.grantPages = 8;
   settings.session.linkTimeoutMs = 5000;
   settings.reconnectMsMin = 10;

@@ -16,7 +16,7 @@ std::unique_ptr<Applier> openApplier(Engine& engine, const std::string& path) {
 }
 
 void follow(Engine& standby, const Engine& upstream) {
-  REQUIRE(standby.follow(ConnectTarget{{"127.0.0.1", upstream.listenPort()}, "", ""}));
+  REQUIRE(standby.follow(ConnectTarget{{"127.0.0.1", upstream.listenPort()}, "", "", 0, ""}));
 }
 
 void checkApplied(Applier& applier, uint64_t lsn) {

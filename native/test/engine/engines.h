@@ -37,7 +37,7 @@ inline EngineSettings settingsOf(const TemporaryDirectory& directory, const std:
   settings.nodeId = node;
   settings.cluster = "cluster";
   settings.secret = "a secret of the cluster";
-  settings.listen = Address{"127.0.0.1", 0};
+  settings.listen = {{"127.0.0.1", 0}};
   settings.session.grantPages = 8;
   settings.session.linkTimeoutMs = 5000;  // sanitizers are slow
   settings.reconnectMsMin = 10;
@@ -51,7 +51,7 @@ inline std::unique_ptr<Engine> open(EngineSettings settings) {
 }
 
 inline void follow(Engine& standby, const Engine& upstream) {
-  REQUIRE(standby.follow(ConnectTarget{{"127.0.0.1", upstream.listenPort()}, "", ""}));
+  REQUIRE(standby.follow(ConnectTarget{{"127.0.0.1", upstream.listenPort()}, "", "", 0, ""}));
 }
 
 // `a` is the primary, `b` follows it, `c` follows `b`.

@@ -154,15 +154,15 @@ TEST_CASE("follow: another upstream at once, whatever the back-off, and however 
   static_cast<void>(standby->pump().drainEvents());
   arrives(*primary);  // the same again
   CHECK_FALSE(saw(*standby, "upstream-down"));
-  REQUIRE(standby->follow(ConnectTarget{{"127.0.0.1", localPort(silent.value().get())}, "", ""}));
+  REQUIRE(standby->follow(ConnectTarget{{"127.0.0.1", localPort(silent.value().get())}, "", "", 0, ""}));
   std::this_thread::sleep_for(std::chrono::milliseconds(50));
   arrives(*middle);
   // Nobody listens there: the next try would come in twenty seconds.
-  REQUIRE(standby->follow(ConnectTarget{{"127.0.0.1", 1}, "", ""}));
+  REQUIRE(standby->follow(ConnectTarget{{"127.0.0.1", 1}, "", "", 0, ""}));
   CHECK(within(5000, [&] { return saw(*standby, "upstream-unreachable"); }));
   arrives(*primary);
   // A promise and the end do not wait for a try that hangs.
-  REQUIRE(standby->follow(ConnectTarget{{"127.0.0.1", localPort(silent.value().get())}, "", ""}));
+  REQUIRE(standby->follow(ConnectTarget{{"127.0.0.1", localPort(silent.value().get())}, "", "", 0, ""}));
   std::this_thread::sleep_for(std::chrono::milliseconds(50));
   const uint64_t start = monotonicNs();
   REQUIRE(standby->promise(9));
@@ -187,7 +187,7 @@ TEST_CASE("follow: what was committed is cut only with an operator's consent, an
     follow(*primary, *other);
     CHECK(within(5000, [&] { return saw(*primary, "upstream-down", "WALSHIP_ERR_DIVERGED_COMMITTED"); }));
     CHECK(primary->store().receivedLsn() == kept);
-    REQUIRE(primary->follow(ConnectTarget{{"127.0.0.1", other->listenPort()}, "", ""}, true));
+    REQUIRE(primary->follow(ConnectTarget{{"127.0.0.1", other->listenPort()}, "", "", 0, ""}, true));
     CHECK(within(10'000, [&] { return primary->store().receivedLsn() == end && logEpoch(*primary) == 9; }));
     CHECK(committed(*primary) <= end);
     CHECK(primary->counters()[kPromisedEpoch].load() == 9);

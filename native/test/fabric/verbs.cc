@@ -90,7 +90,7 @@ TEST_CASE("verbs: capabilities name what is missing") {
 
 TEST_CASE("verbs: without a usable device, opening says why") {
   if (verbsCapabilities().state == VerbsState::kReady) return;
-  const auto opened = Device::open({});
+  const auto opened = Device::openAll({});
   REQUIRE_FALSE(opened.ok());
   CHECK(opened.error().is("WALSHIP_ERR_RDMA_UNAVAILABLE"));
   CHECK(opened.error().message.find(verbsCapabilities().detail) != std::string::npos);
@@ -120,14 +120,14 @@ TEST_CASE("verbs: the GID table is read from sysfs") {
 TEST_CASE("verbs: a rail is chosen") {
   const auto found = twoDevices();
   VerbsSettings settings;
-  const auto choose = [&] { return chooseRail(found, settings); };
+  const auto choose = [&] { return chooseRails(found, settings); };
   const auto check = [&](const std::string& device, int port, int gid, uint32_t mtu) {
     const auto choice = choose();
     REQUIRE_MESSAGE(choice.ok(), choice.error().message);
-    CHECK(choice.value().device == device);
-    CHECK(choice.value().port == port);
-    CHECK(choice.value().gid.index == gid);
-    CHECK(choice.value().mtuBytes == mtu);
+    CHECK(choice.value().front().device == device);
+    CHECK(choice.value().front().port == port);
+    CHECK(choice.value().front().gid.index == gid);
+    CHECK(choice.value().front().mtuBytes == mtu);
   };
   const auto refuse = [&](const std::string& reason) {
     const auto choice = choose();
@@ -136,15 +136,15 @@ TEST_CASE("verbs: a rail is chosen") {
     CHECK_MESSAGE(choice.error().message.find(reason) != std::string::npos, choice.error().message);
   };
   check("mlx5_0", 1, 3, 1024);
-  settings.address = "10.0.1.1";
+  settings.addresses = {"10.0.1.1"};
   check("mlx5_0", 1, 5, 1024);
-  settings.address = "2001:db8:0::1";
+  settings.addresses = {"2001:db8:0::1"};
   check("mlx5_0", 1, 2, 1024);
-  settings.address = "10.0.2.1";
+  settings.addresses = {"10.0.2.1"};
   check("mlx5_1", 1, 0, 4096);
   settings.pathMtuBytes = 2048;
   check("mlx5_1", 1, 0, 2048);
-  settings.address = "10.0.0.9";
+  settings.addresses = {"10.0.0.9"};
   refuse("mlx5_0 port 1 has no RoCE v2 GID with a network device for 10.0.0.9");
   settings = {};
   settings.gidIndex = 1;
@@ -194,7 +194,7 @@ TEST_CASE("verbs: settings are held to their bounds") {
   refused([](auto& s) { s.gidIndex = 256; }, "gidIndex");
   refused([](auto& s) { s.serviceLevel = 8; }, "serviceLevel");
   refused([](auto& s) { s.trafficClass = 256; }, "trafficClass");
-  refused([](auto& s) { s.address = "10.0.0"; }, "address");
+  refused([](auto& s) { s.addresses = {"10.0.0"}; }, "address");
   CHECK(textOf(*gidOfAddress("10.77.0.1")) == "10.77.0.1");
   CHECK(textOf(*gidOfAddress("2001:DB8::7")) == "2001:db8::7");
 }

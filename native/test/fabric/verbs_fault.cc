@@ -19,7 +19,7 @@ struct Wire {
     static_cast<void>(std::system("walship-lab heal 2; walship-lab clear 2; walship-lab up 2"));
     // A port that was down is not active at once.
     for (const uint64_t deadline = inMs(5000); monotonicNs() < deadline;) {
-      if (chooseRail(verbsCapabilities(), settingsFor(1)).ok()) break;
+      if (chooseRails(verbsCapabilities(), settingsFor(1)).ok()) break;
     }
   }
 };
@@ -70,11 +70,10 @@ TEST_CASE("verbs lab: a short cut, loss and disorder are healed by the device") 
     command("walship-lab " + fault);
     const uint64_t begin = monotonicNs();
     std::byte* page = pair.b->arena.at((grant - 1) * pageBytes);
-    pair.downstream->expect(grant, page, 0, pageBytes);
+    const RemotePage remote = pair.downstream->expect(grant, page, 0, pageBytes);
     const size_t before = pair.atDown.events.size();
     for (uint32_t offset = 0; offset < pageBytes; offset += 64u << 10) {
-      REQUIRE(pair.up->ship({pair.a->arena.at((grant - 1) * pageBytes + offset), 64u << 10}, grant,
-                            pair.downstream->remotePage(page), offset));
+      REQUIRE(pair.up->ship({pair.a->arena.at((grant - 1) * pageBytes + offset), 64u << 10}, grant, remote, offset));
     }
     REQUIRE_MESSAGE(
         pair.pump([&] { return pair.atDown.events.size() == before + 16 || pair.atUp.downs > 0; }, 60'000),
@@ -112,9 +111,9 @@ TEST_CASE("verbs lab: a killed peer is known at once") {
     // No doctest here: an assertion that fails would run the rest of the tests twice.
     mine.reset();
     Region arena(1u << 20);
-    auto device = Device::open(settingsFor(1));
-    if (!device.ok() || !device.value()->registerArena(arena.bytes()).ok()) ::_exit(1);
-    auto link = connectVerbs(device.take(), std::move(its), inMs(10'000));
+    auto device = Device::openAll(settingsFor(1));
+    if (!device.ok() || !device.value().front()->registerArena(arena.bytes()).ok()) ::_exit(1);
+    auto link = connectVerbs(device.value().front(), std::move(its), inMs(10'000));
     if (!link.ok()) ::_exit(2);
     while (true) ::pause();
   }
@@ -181,14 +180,14 @@ TEST_CASE("verbs lab: a fabric that carries nothing fails the set-up within its 
 TEST_CASE("verbs lab: an end that cannot tells the other") {
   if (absent()) return;
   Host a(settingsFor(0));
-  auto bare = Device::open(settingsFor(1));
+  auto bare = Device::openAll(settingsFor(1));
   REQUIRE(bare.ok());
   auto [left, right] = controlPair();
   const uint64_t begin = monotonicNs();
   Connected first = makeError("WALSHIP_ERR_INTERNAL", "");
   std::thread other(
       [&, fd = std::move(left)]() mutable { first = connectVerbs(a.device, std::move(fd), inMs(10'000)); });
-  const Connected second = connectVerbs(bare.value(), std::move(right), inMs(10'000));
+  const Connected second = connectVerbs(bare.value().front(), std::move(right), inMs(10'000));
   other.join();
   CHECK(monotonicNs() - begin < 2000 * kMs);
   REQUIRE_FALSE(first.ok());

@@ -75,16 +75,16 @@ class Region {
 inline VerbsSettings settingsFor(size_t node) {
   VerbsSettings settings;
   settings.device = nodes().at(node).device;
-  settings.address = nodes().at(node).address;
+  settings.addresses = {nodes().at(node).address};
   return settings;
 }
 
 // A device with an arena.
 struct Host {
   explicit Host(const VerbsSettings& settings, size_t arenaBytes = 16u << 20) : arena(arenaBytes) {
-    auto opened = Device::open(settings);
+    auto opened = Device::openAll(settings);
     REQUIRE_MESSAGE(opened.ok(), opened.error().message);
-    device = opened.take();
+    device = opened.value().front();
     const auto registered = device->registerArena(arena.bytes());
     REQUIRE_MESSAGE(registered.ok(), registered.error().message);
   }

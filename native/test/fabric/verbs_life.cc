@@ -71,9 +71,8 @@ TEST_CASE("verbs lab: sixteen links over one device") {
   fillRandom(a.arena.bytes(), 16);
   const uint32_t pageBytes = 256u << 10;
   for (size_t i = 0; i < kLinks; ++i) {
-    downs[i]->expect(1, b.arena.at(i * pageBytes), 0, pageBytes);
-    REQUIRE(ups[i]->ship({a.arena.at(i * pageBytes), pageBytes}, 1,
-                         downs[i]->remotePage(b.arena.at(i * pageBytes)), 0));
+    const RemotePage remote = downs[i]->expect(1, b.arena.at(i * pageBytes), 0, pageBytes);
+    REQUIRE(ups[i]->ship({a.arena.at(i * pageBytes), pageBytes}, 1, remote, 0));
     ups[i]->flush();
   }
   size_t landed = 0;
@@ -137,10 +136,9 @@ TEST_CASE("verbs lab: the end of a link is a fence") {
     std::fill(pair.a->arena.bytes().begin(), pair.a->arena.bytes().end(), std::byte{0x11});
     for (uint32_t grant = 1; grant <= 3; ++grant) {
       std::byte* page = pair.b->arena.at((grant - 1) * pageBytes);
-      pair.downstream->expect(grant, page, 0, pageBytes);
+      const RemotePage remote = pair.downstream->expect(grant, page, 0, pageBytes);
       for (uint32_t offset = 0; offset < pageBytes; offset += 512u << 10) {
-        REQUIRE(pair.up->ship({pair.a->arena.at(offset), 512u << 10}, grant,
-                              pair.downstream->remotePage(page), offset));
+        REQUIRE(pair.up->ship({pair.a->arena.at(offset), 512u << 10}, grant, remote, offset));
       }
     }
     pair.up->flush();

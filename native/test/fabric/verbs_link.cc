@@ -31,10 +31,10 @@ TEST_CASE("verbs lab: capabilities list the devices") {
     CHECK(gid->type == "RoCE v2");
     CHECK_FALSE(gid->netdev.empty());
     VerbsSettings byAddress;
-    byAddress.address = node.address;
-    const auto choice = chooseRail(found, byAddress);
+    byAddress.addresses = {node.address};
+    const auto choice = chooseRails(found, byAddress);
     REQUIRE(choice.ok());
-    CHECK(choice.value().device == node.device);
+    CHECK(choice.value().front().device == node.device);
   }
 }
 
@@ -56,8 +56,7 @@ TEST_CASE("verbs lab: ranges and messages arrive whole and in order") {
     std::vector<RemotePage> remote;
     const auto target = [&](uint32_t grant) { return pair.b->arena.at(size_t{pages - grant} * pageBytes); };
     for (uint32_t grant = 1; grant <= pages; ++grant) {
-      pair.downstream->expect(grant, target(grant), 64, pageBytes);
-      remote.push_back(pair.downstream->remotePage(target(grant)));
+      remote.push_back(pair.downstream->expect(grant, target(grant), 64, pageBytes));
     }
     std::mt19937_64 random(depth);
     std::vector<Event> expected;
@@ -176,8 +175,7 @@ TEST_CASE("verbs lab: no wake-up is lost when both ends sleep on events") {
   if (absent()) return;
   Pair pair(64);
   const uint32_t pageBytes = 1u << 20;
-  pair.downstream->expect(1, pair.b->arena.at(0), 0, pageBytes);
-  const RemotePage remote = pair.downstream->remotePage(pair.b->arena.at(0));
+  const RemotePage remote = pair.downstream->expect(1, pair.b->arena.at(0), 0, pageBytes);
   constexpr int kRounds = 1500;
 
   // Sleeps as the pump does; false after two seconds without an event.
@@ -270,10 +268,9 @@ TEST_CASE("verbs lab: a write outside of a grant closes the link at both ends") 
   for (const Case& one : cases) {
     CAPTURE(one.name);
     Pair pair(16);
-    pair.downstream->expect(1, pair.b->arena.at(0), 64, pageBytes);
+    const RemotePage remote = pair.downstream->expect(1, pair.b->arena.at(0), 64, pageBytes);
     pair.downstream->expect(2, pair.b->arena.at(pageBytes), 0, pageBytes);
     if (one.forgotten) pair.downstream->forget(1);
-    const RemotePage remote = pair.downstream->remotePage(pair.b->arena.at(0));
     REQUIRE(pair.up->ship({pair.a->arena.at(0), one.length}, one.grant, remote, 64));
     REQUIRE(pair.pump([&] { return pair.atDown.downs > 0; }));
     CHECK(pair.atDown.down.is("WALSHIP_ERR_LINK_PROTOCOL"));
@@ -294,8 +291,7 @@ TEST_CASE("verbs lab: a page before the current one takes nothing more, and a fo
   Pair pair(16);
   std::vector<RemotePage> remote;
   for (uint32_t grant = 1; grant <= 4; ++grant) {
-    pair.downstream->expect(grant, pair.b->arena.at(grant * pageBytes), 0, pageBytes);
-    remote.push_back(pair.downstream->remotePage(pair.b->arena.at(grant * pageBytes)));
+    remote.push_back(pair.downstream->expect(grant, pair.b->arena.at(grant * pageBytes), 0, pageBytes));
   }
   pair.downstream->forget(2);
   REQUIRE(pair.up->ship({pair.a->arena.at(0), 100}, 1, remote[0], 0));

@@ -10,7 +10,7 @@
 using namespace walship;
 
 TEST_CASE("messages: what is said is understood") {
-  Offer offer{true, {1000, 42, 3, 5, 640}, 4, 900, 1u << 18, 256, {{1, 0}, {3, 512}}};
+  Offer offer{6, true, {1000, 42, 3, 5, 640}, 4, 900, 1u << 18, 256, {{1, 0}, {3, 512}}};
   const auto offerBack = decodeMessage(encode(offer));
   REQUIRE(offerBack);
   CHECK(std::get<Offer>(offerBack.value()).tail == offer.tail);
@@ -34,6 +34,21 @@ TEST_CASE("messages: what is said is understood") {
   REQUIRE(heartbeat);
   CHECK(std::get<Heartbeat>(heartbeat.value()).epochFirstLsn == 600);
   CHECK(std::get<Heartbeat>(heartbeat.value()).tailLsn == 900);
+
+  const Rails rails{{{"10.0.0.1", 7400, "rxe0", 100'000, 4096, -1}, {"::1", 1, "", 0, 0, 3}}};
+  const auto railsBack = decodeMessage(encode(rails));
+  REQUIRE(railsBack);
+  CHECK(std::get<Rails>(railsBack.value()).ends == rails.ends);
+  const auto probe = decodeMessage(encode(Probe{8, true, 9}));
+  REQUIRE(probe);
+  CHECK(std::get<Probe>(probe.value()).answer);
+  CHECK(std::get<Probe>(probe.value()).retransmits == 9);
+  const auto bind = decodeMessage(encode(Bind{5, 1, 2}));
+  REQUIRE(bind);
+  CHECK(std::get<Bind>(bind.value()).lane == 1);
+  const auto lost = decodeMessage(encode(Lost{5}));
+  REQUIRE(lost);
+  CHECK(std::get<Lost>(lost.value()).session == 5);
 }
 
 TEST_CASE("messages: what no node says is refused") {
@@ -49,6 +64,10 @@ TEST_CASE("messages: what no node says is refused") {
   CHECK(refused(encode(backwards)));
   std::vector<Grant> grants{{1, 1, kPageBytesMax + 1, {}}};
   CHECK(refused(encode(grants)));
+  CHECK(refused(encode(Bind{1, 2, 2})));
+  CHECK(refused(encode(Bind{1, 0, 1})));
+  CHECK(refused(encode(Bind{1, 0, kLanesMax + 1})));
+  CHECK(refused(encode(Rails{{{"", 1, "", 0, 0, 0}}})));
   CHECK(refused(encode(PageQuery{1, PageQuestion::copies, 0, 0, kCopiesPerReplyMax + 1})));
   CHECK(refused(encode(PageQuery{1, PageQuestion::copies, 0, 0, 0})));
   CHECK(refused(encode(PageQuery{1, PageQuestion::bytes, 0, kPageBytesMax, 1})));
@@ -56,8 +75,10 @@ TEST_CASE("messages: what no node says is refused") {
 }
 
 TEST_CASE("messages: every truncation and every appended byte is refused, no flipped bit crashes") {
-  Offer offer{true, {1000, 42, 3, 5, 640}, 4, 900, 1u << 18, 256, {{1, 0}, {3, 512}}};
+  Offer offer{6, true, {1000, 42, 3, 5, 640}, 4, 900, 1u << 18, 256, {{1, 0}, {3, 512}}};
   for (const Buffer& whole : {encode(offer), encode(Answer{}), encode(Heartbeat{1, 2, 3, 4, 5, 6, CommitLevel::applied, 7, 8}),
+                              encode(Rails{{{"10.0.0.1", 7400, "rxe0", 1, 2, 3}}}), encode(Probe{1, false, 2}), encode(Bind{1, 0, 2}),
+                              encode(Lost{1}),
                               encode(Describe{1, 2, "n", "tcp", "", "a", "b"}), encode(std::vector<Grant>{{1, 2, 3, {4, 5}}}),
                               encode(Ack{1, 2, {{2, 1, {3, 2, 1}}}}), encode(Horizon{1, 2}), encode(PageQuery{1, PageQuestion::bytes, 2, 64, 128}),
                               encode(PageReply{1, PageQuestion::copies, {{CopyState::good, 1, 2, 3, 4, 5}, {}}, {}}),

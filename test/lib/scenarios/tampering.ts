@@ -40,6 +40,7 @@ function offer(fields: OfferFields = {}): Buffer {
   } = fields;
   return Buffer.concat([
     u8(1),
+    u64(1n), // session
     u8(hasLog),
     tail,
     u64(promisedEpoch, 0n),
@@ -99,6 +100,9 @@ const impertinences: Record<string, readonly Buffer[]> = {
   'more flushed than received': [message(offer()), message(ack([12345n, 1n, 2n]))],
   'an ack of nobody': [message(offer()), message(ack())],
   'an answer': [message(offer()), message(Buffer.concat([u8(2), u8(1), randomBytes(80)]))],
+  'rails of a standby': [message(Buffer.concat([u8(11), u8(0)]))],
+  'an answer to no probe': [message(Buffer.concat([u8(10), u64(1n), u8(1), u64(0n)]))],
+  'a lane of its own alone': [message(Buffer.concat([u8(12), u64(1n), u8(0), u8(1)]))],
   'a heartbeat': [message(offer()), message(Buffer.concat([u8(6), randomBytes(40), u8(1)]))],
 };
 
