@@ -4,8 +4,8 @@ import { type Origin, type PolicyStats, Queues, type VictimList } from './queues
 import type { CacheSettings } from './settings.js';
 import { ShadowLru } from './shadow.js';
 
-// Each queue is kept as two lists: pages that are in the arena since they were appended, and pages that were read
-// back from disk. Bit 0 of a list's number says loaded, bit 1 says LRU queue. Where the order of a whole queue
+// Each queue is kept as two lists: pages that are in the arena since they were appended, or are still to be read by live
+// readers, and pages that were read back from disk. Bit 0 of a list's number says loaded, bit 1 says LRU queue. Where the order of a whole queue
 // matters, `#moved` tells which of two tails is older.
 const appendedFifo = 0;
 const loadedFifo = 1;
@@ -39,7 +39,8 @@ const creditArenas = 2;
  *   target grows or shrinks, as in ARC, and the page goes straight to the LRU queue.
  * - *Live target.* A page that was appended, evicted and then read back is a live reader's miss: the target of pages
  *   kept since they were appended grows, and while there are no more of them than that, only pages that catch-up
- *   read back are evicted. So a catch-up scan recycles its own pages.
+ *   read back are evicted. So a catch-up scan recycles its own pages. A page that was evicted before any reader came,
+ *   and that catch-up reads back while live readers may still be behind it, counts as kept.
  * - *Credit.* A shadow LRU tells what plain LRU would have missed. Credit is a margin of its misses, plus one for
  *   each miss it would have had and we have not, less one for each we have and it would not. To evict a page that
  *   LRU still holds takes credit for every page in which we then differ. Without credit the victim is one that LRU
@@ -60,9 +61,8 @@ export class AdaptiveQueues extends Queues {
   readonly #creditMax: number;
   #lruMisses = 0;
   #ghostHits = 0;
-  /** Pages appended so far, and how many that were when the page in each slot was. */
-  #appends = 0;
-  readonly #appendOf: Float64Array;
+  /** The head of the log, whose pages are numbered in order. */
+  #newestPage = 0;
   /** How many pages behind the head of the log the slowest live reader was seen, fading as the log goes on. */
   #slowestLag = 0;
 
@@ -81,7 +81,6 @@ export class AdaptiveQueues extends Queues {
     this.#shadow = new ShadowLru(slots, this.#lists, listCount);
     this.#moved = new Float64Array(slots);
     this.#mark = new Float64Array(slots);
-    this.#appendOf = new Float64Array(slots);
     this.#fifoTarget = settings.fifoShare * slots;
     this.#creditMax = creditArenas * slots * 100;
   }
@@ -105,13 +104,13 @@ export class AdaptiveQueues extends Queues {
     if (ghost >= 0) {
       if (loaded) {
         this.#learn(ghost);
-        queue = loadedLru;
+        queue = this.#isUnread(ghost, page) ? appendedLru : loadedLru;
       }
       this.#ghosts.remove(ghost);
     }
     const lruHit = this.#shadow.inserted(slot, page);
     if (!loaded) {
-      this.#appendOf[slot] = ++this.#appends;
+      this.#newestPage = Math.max(this.#newestPage, page);
       this.#slowestLag *= 1 - 1 / (lagMemory * this.settings.slots);
     } else if (lruHit) {
       this.#earn(-100);
@@ -125,7 +124,8 @@ export class AdaptiveQueues extends Queues {
     const lruHit = this.#shadow.accessed(slot, this.pages[slot] as number);
     if (!lruHit) this.#lruMissed(100);
     const queue = this.#lists.listOf(slot);
-    if ((queue & 1) === 0) this.#slowestLag = Math.max(this.#slowestLag, this.#lag(slot));
+    if ((queue & 1) === 0)
+      this.#slowestLag = Math.max(this.#slowestLag, this.#lag(this.pages[slot] as number));
     if (queue >= appendedLru) {
       this.touched.push(0, slot);
     } else if (inFirstWindow) {
@@ -266,7 +266,8 @@ export class AdaptiveQueues extends Queues {
     // to hold on to a few until somebody comes for them wins more than to let every one go shortly before.
     for (const queue of orphanOrder) {
       for (let slot = orphans.oldest(queue); slot >= 0; slot = orphans.newer(slot)) {
-        if (list.count === most || ((queue & 1) === 0 && !this.#isSpent(slot))) break;
+        if (list.count === most || ((queue & 1) === 0 && !this.#hasBeenRead(this.pages[slot] as number)))
+          break;
         this.#list(list, slot);
       }
     }
@@ -277,14 +278,24 @@ export class AdaptiveQueues extends Queues {
     }
   }
 
-  /** How many pages the log has appended since the one in `slot`. */
-  #lag(slot: number): number {
-    return this.#appends - (this.#appendOf[slot] as number);
+  /** How many pages the log has appended since `page`. */
+  #lag(page: number): number {
+    return this.#newestPage - page;
   }
 
-  /** Whether the slowest live reader has surely read the appended page in `slot`. */
-  #isSpent(slot: number): boolean {
-    return this.#lag(slot) > this.#slowestLag * lagSlack + 1;
+  /** Whether the slowest live reader has surely read `page`. */
+  #hasBeenRead(page: number): boolean {
+    return this.#lag(page) > this.#slowestLag * lagSlack + 1;
+  }
+
+  /**
+   * Whether the page that `ghost` remembers was evicted before its live readers came, and may still be ahead of them: it
+   * was appended, left the FIFO queue, and lies no further back than they do. Whoever had it read back, a catch-up reader
+   * most likely, it is to wait for them.
+   */
+  #isUnread(ghost: number, page: number): boolean {
+    const left = this.#ghosts.queueOf(ghost) === fifoGhost && this.#ghosts.wasAppended(ghost);
+    return left && !this.#hasBeenRead(page);
   }
 
   /** LRU's own order: to follow it is never a difference. */
