@@ -24,7 +24,9 @@ export function beginSwitchover(turn: Turn, id: string, command: Command & { typ
     here.reduce((best, each) => (best && best.received >= each.received ? best : each), here[0])?.node;
   if (target === undefined) return void refuse('no standby that can be promoted is connected');
   reign.handover = { id, to: target, since: now, held: false, promised: false };
-  tell(turn, 'info', 'switchover', `hands over to '${target}': appends wait until it has everything`);
+  tell(turn, 'info', 'switchover', `hands over to '${target}': appends wait until it has everything`, {
+    to: target,
+  });
   turn.actions.push({ type: 'hold', on: true });
 }
 
@@ -72,6 +74,9 @@ export function onHandoverPromised(
   state.reign = undefined;
   state.handedOver = { id, to, epoch, since: now };
   state.promisedSince = now;
+  tell(turn, 'info', 'handed-over', `has handed over to '${to}' at LSN ${formatLsn(place.lsn)}`, {
+    to,
+    epoch: String(epoch),
+  });
   send(turn, to, { type: 'handover', epoch, revision: state.view?.revision ?? 0n, ...place });
-  tell(turn, 'info', 'handed-over', `has handed over to '${to}' at LSN ${formatLsn(place.lsn)}`);
 }
