@@ -8,6 +8,7 @@ import type { ClusterView, Coordinator, Member } from './coordinator/coordinator
 import { EngineFacts } from './facts.js';
 import { Mesh } from './mesh.js';
 import type { Action, Command, ControllerSettings, Event, TellFacts } from './protocol.js';
+import { standbysOf, unregistered } from './quorum.js';
 import { lastPrimary } from './state.js';
 
 /** What is made primary or standby: an engine, or a database on one. */
@@ -207,7 +208,7 @@ export class Agent extends EventEmitter<{
           ...(upstream && { upstream }),
         };
       }),
-      counting: rule && rule.level !== 'async' ? (rule.nodes ?? []) : [],
+      counting: rule ? standbysOf(rule).filter((node) => !node.startsWith(unregistered)) : [],
       ...(state.reign && { leaseMs: Math.max(0, state.reign.leaseUntil - nowMs()) }),
     };
   }
