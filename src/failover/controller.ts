@@ -19,7 +19,7 @@ import { comparePlaces } from './quorum.js';
 import { endReign, onGranted, onReignRead, onSwapped, reignTick } from './reign.js';
 import { describe, heardMsAgo, reply, standbyTick, unwilling } from './standby.js';
 import { broadcast, lastPrimary, memberOf, newState, type State, send, type Turn, tell } from './state.js';
-import { beginSwitchover, onHandoverPromised, onHeld } from './switchover.js';
+import { beginSwitchover, keepHandingOver, onHandoverPromised, onHeld } from './switchover.js';
 
 /**
  * One node's part in deciding who is primary. It has no clock, socket, timer or file: {@link step} takes what happened,
@@ -305,18 +305,7 @@ function mostAdvanced(turn: Turn): string | undefined {
 // ---- at the end of every step ----
 
 function settle(turn: Turn): void {
-  const { state, now, settings } = turn;
-  const { announced, handedOver } = state;
-  if (handedOver && announced && announced.epoch >= handedOver.epoch) {
-    const ok = announced.node === handedOver.to;
-    const message = `'${announced.node}' is the primary in epoch ${announced.epoch}`;
-    turn.actions.push({ type: 'answer', id: handedOver.id, ok, message });
-    state.handedOver = undefined;
-  } else if (handedOver && now - handedOver.since > settings.switchoverMs) {
-    const message = `'${handedOver.to}' did not take over; the standbys elect a primary`;
-    turn.actions.push({ type: 'answer', id: handedOver.id, ok: false, message });
-    state.handedOver = undefined;
-  }
+  keepHandingOver(turn);
   // Answers to commands that came by way of another node go back there.
   for (const [index, action] of turn.actions.entries()) {
     if (action.type !== 'answer' || !action.id.includes(' ')) continue;

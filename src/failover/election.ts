@@ -24,6 +24,7 @@ import {
   tell,
   waitBecause,
 } from './state.js';
+import { handoverMs } from './switchover.js';
 
 /**
  * One attempt to become the primary: ask who would promise (`canvass`), have them promise (`promise`), under `async` wait
@@ -512,5 +513,5 @@ export function isPromoting(turn: Turn): boolean {
   const { state, settings, now } = turn;
   const phase = state.election?.phase;
   if (phase === 'swap' || phase === 'promote') return true;
-  return state.handedOver !== undefined && now - state.handedOver.since < 2 * settings.suspectMs;
+  return state.handedOver !== undefined && now - state.handedOver.since < handoverMs(settings);
 }

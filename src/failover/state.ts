@@ -65,7 +65,15 @@ export interface State {
   /** Why there is no primary, or why this node is not what it should be; empty if all is well. */
   waiting: string;
   /** The switchover that this node has handed the reign over in. */
-  handedOver: { id: string; to: string; epoch: bigint; since: number } | undefined;
+  handedOver:
+    | {
+        readonly id: string;
+        readonly to: string;
+        readonly given: Message & { readonly type: 'handover' };
+        readonly since: number;
+        sentAt: number;
+      }
+    | undefined;
 }
 
 export function newState(now: number): State {
