@@ -1,5 +1,6 @@
 import { Agent, request } from 'node:http';
 import { problemsOf } from '../engine/options.js';
+import { Pause } from '../engine/pause.js';
 import { type NodeView, nodeViewSchema } from './view.js';
 
 /** A node that does not answer is asked again after so long, doubling. */
@@ -38,7 +39,7 @@ export class NodeFollower {
   #closed = false;
   /** Ends the requests under way, which then fail with the reason. */
   readonly #cancels = new Set<(why: string) => void>();
-  #wake = () => {};
+  readonly #pause = new Pause();
   #checking: Promise<void> | undefined;
   #checkTimer: NodeJS.Timeout | undefined;
 
@@ -66,7 +67,7 @@ export class NodeFollower {
   close(): void {
     this.#closed = true;
     clearTimeout(this.#checkTimer);
-    this.#wake();
+    this.#pause.wake();
     this.#cancelAll('closed');
     this.#agent.destroy();
   }
@@ -87,18 +88,8 @@ export class NodeFollower {
         this.#lose((error as Error).message);
         waitMs = Math.min(Math.max(2 * waitMs, backOffMs.min), backOffMs.max);
       }
-      if (waitMs > 0 && !this.#closed) await this.#pause(waitMs);
+      if (waitMs > 0 && !this.#closed) await this.#pause.wait(waitMs);
     }
-  }
-
-  #pause(milliseconds: number): Promise<void> {
-    return new Promise((resolve) => {
-      const timer = setTimeout(resolve, milliseconds);
-      this.#wake = () => {
-        clearTimeout(timer);
-        resolve();
-      };
-    });
   }
 
   #scheduleCheck(): void {
@@ -110,7 +101,7 @@ export class NodeFollower {
     if (this.#closed) return;
     clearTimeout(this.#checkTimer);
     if (this.view === undefined) {
-      this.#wake();
+      this.#pause.wake();
       return;
     }
     try {

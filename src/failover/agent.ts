@@ -7,7 +7,8 @@ import { Controller } from './controller.js';
 import type { ClusterView, Coordinator, Member } from './coordinator/coordinator.js';
 import { EngineFacts } from './facts.js';
 import { Mesh } from './mesh.js';
-import type { Action, Command, ControllerSettings, Event } from './protocol.js';
+import type { Action, Command, ControllerSettings, Event, TellFacts } from './protocol.js';
+import { standbysOf, unregistered } from './quorum.js';
 import { lastPrimary } from './state.js';
 
 /** What is made primary or standby: an engine, or a database on one. */
@@ -43,6 +44,7 @@ export interface AgentEvent {
   readonly level: 'info' | 'warn';
   readonly event: string;
   readonly message: string;
+  readonly facts?: TellFacts | undefined;
 }
 
 /** What a controller knows, for status displays and for clients. */
@@ -97,6 +99,7 @@ export class Agent extends EventEmitter<{
   #paused = false;
   #nextCommand = 1;
   #stepping = false;
+  #steppedAt = nowMs();
   readonly #due: Event[] = [];
   #closed = false;
   #seen = '';
@@ -205,7 +208,7 @@ export class Agent extends EventEmitter<{
           ...(upstream && { upstream }),
         };
       }),
-      counting: rule && rule.level !== 'async' ? (rule.nodes ?? []) : [],
+      counting: rule ? standbysOf(rule).filter((node) => !node.startsWith(unregistered)) : [],
       ...(state.reign && { leaseMs: Math.max(0, state.reign.leaseUntil - nowMs()) }),
     };
   }
@@ -322,6 +325,7 @@ export class Agent extends EventEmitter<{
   /** @internal */
   step(event: Event): void {
     if (this.#closed) return;
+    this.#noticeStandstill();
     this.#due.push(event);
     // An action that is carried out at once may have consequences at once.
     if (this.#stepping) return;
@@ -334,6 +338,16 @@ export class Agent extends EventEmitter<{
       this.#stepping = false;
     }
     this.#tellChange();
+  }
+
+  /** Whoever stood still may find that the others have gone on without it: that is why. */
+  #noticeStandstill(): void {
+    const now = nowMs();
+    const ms = Math.round(now - this.#steppedAt);
+    this.#steppedAt = now;
+    if (ms <= this.#options.settings.suspectMs) return;
+    const message = `this process stood still for ${ms} ms: it was stopped, or got no processor`;
+    this.emit('event', { level: 'warn', event: 'stood-still', message, facts: { ms } });
   }
 
   #tellChange(): void {

@@ -1,3 +1,4 @@
+import { formatLsn } from '../engine/lsn.js';
 import type { ClusterView } from './coordinator/coordinator.js';
 import {
   advance,
@@ -18,7 +19,7 @@ import { comparePlaces } from './quorum.js';
 import { endReign, onGranted, onReignRead, onSwapped, reignTick } from './reign.js';
 import { describe, heardMsAgo, reply, standbyTick, unwilling } from './standby.js';
 import { broadcast, lastPrimary, memberOf, newState, type State, send, type Turn, tell } from './state.js';
-import { beginSwitchover, onHandoverPromised, onHeld } from './switchover.js';
+import { beginSwitchover, keepHandingOver, onHandoverPromised, onHeld } from './switchover.js';
 
 /**
  * One node's part in deciding who is primary. It has no clock, socket, timer or file: {@link step} takes what happened,
@@ -81,6 +82,7 @@ function take(turn: Turn, event: Event): void {
       const asked = state.asked.get(event.epoch);
       state.asked.delete(event.epoch);
       if (event.problem === '') {
+        tellPromise(turn, event.epoch, event.place.lsn, asked);
         if (
           state.reign &&
           event.epoch > state.reign.record.epoch &&
@@ -119,21 +121,42 @@ function take(turn: Turn, event: Event): void {
         peer.refused = false;
         peer.heardAt = now;
       } else {
-        state.peers.set(event.from, { up: true, refused: false, since: now, heardAt: now });
+        state.peers.set(event.from, {
+          up: true,
+          toldUp: false,
+          refused: false,
+          since: now,
+          heardAt: now,
+        });
       }
       return onMessage(turn, event.from, event.message);
     }
   }
 }
 
+/** Before anybody hears of it. */
+function tellPromise(turn: Turn, epoch: bigint, lsn: bigint, asked: ReadonlySet<string> | undefined): void {
+  const { state, settings } = turn;
+  const names = [...(asked ?? [])];
+  if (state.election?.epoch === epoch) names.push(settings.node);
+  else if (state.reign?.handover?.promised) names.push(state.reign.handover.to);
+  const to = names.length > 0 ? ` to ${names.map((name) => `'${name}'`).join(', ')}` : '';
+  const message = `promised epoch ${epoch}${to}: acknowledges nothing older; has the log up to LSN ${formatLsn(lsn)}`;
+  tell(turn, 'info', 'promised', message, { epoch: String(epoch), to: names.join() });
+}
+
 function onPeer(turn: Turn, node: string, up: boolean, refused: boolean): void {
   const { state, now } = turn;
-  const peer = state.peers.get(node);
-  if (!peer) state.peers.set(node, { up, refused, since: now, heardAt: up ? now : Number.NEGATIVE_INFINITY });
-  else {
-    if (peer.up !== up) peer.since = now;
-    peer.up = up;
-    peer.refused = !up && refused;
+  const heardAt = up ? now : Number.NEGATIVE_INFINITY;
+  const peer = state.peers.get(node) ?? { up, toldUp: false, refused, since: now, heardAt };
+  state.peers.set(node, peer);
+  if (peer.up !== up) peer.since = now;
+  peer.up = up;
+  peer.refused = !up && refused;
+  if (peer.toldUp !== up) {
+    peer.toldUp = up;
+    if (up) tell(turn, 'info', 'peer-up', `the controller of '${node}' is connected`, { node });
+    else tell(turn, 'info', 'peer-down', `the controller of '${node}' is not connected any more`, { node });
   }
   if (up) state.said = ''; // so that it is told at once
 }
@@ -186,7 +209,10 @@ function onMessage(turn: Turn, from: string, message: Message): void {
       if (settings.nofailover || facts.failed || state.election || state.reign) return;
       // Two that take each other for the better one must not go on telling each other so at the speed of the network.
       if (now - state.stoodAt < settings.staggerMs) return;
-      if (message.forced || mayStand(turn)) stand(turn, message);
+      if (message.forced || mayStand(turn)) {
+        const { forced, acceptDataLoss } = message;
+        stand(turn, { cause: 'asked', by: from, forced, acceptDataLoss });
+      }
       return;
     case 'handover':
       if (!facts.failed && !state.election && !state.reign && message.epoch > facts.logEpoch)
@@ -264,7 +290,7 @@ function onCommand(turn: Turn, id: string, command: Command): void {
   if (settings.nofailover) return refuse(`'${to}' is set to nofailover`);
   if (facts.failed) return refuse(`the storage of '${to}' has failed`);
   if (state.election) return refuse(`'${to}' stands for primary already`);
-  stand(turn, { forced: true, acceptDataLoss: command.acceptDataLoss, command: id });
+  stand(turn, { cause: 'command', forced: true, acceptDataLoss: command.acceptDataLoss, command: id });
 }
 
 function mostAdvanced(turn: Turn): string | undefined {
@@ -279,18 +305,7 @@ function mostAdvanced(turn: Turn): string | undefined {
 // ---- at the end of every step ----
 
 function settle(turn: Turn): void {
-  const { state, now, settings } = turn;
-  const { announced, handedOver } = state;
-  if (handedOver && announced && announced.epoch >= handedOver.epoch) {
-    const ok = announced.node === handedOver.to;
-    const message = `'${announced.node}' is the primary in epoch ${announced.epoch}`;
-    turn.actions.push({ type: 'answer', id: handedOver.id, ok, message });
-    state.handedOver = undefined;
-  } else if (handedOver && now - handedOver.since > settings.switchoverMs) {
-    const message = `'${handedOver.to}' did not take over; the standbys elect a primary`;
-    turn.actions.push({ type: 'answer', id: handedOver.id, ok: false, message });
-    state.handedOver = undefined;
-  }
+  keepHandingOver(turn);
   // Answers to commands that came by way of another node go back there.
   for (const [index, action] of turn.actions.entries()) {
     if (action.type !== 'answer' || !action.id.includes(' ')) continue;

@@ -24,6 +24,7 @@ import {
   tell,
   waitBecause,
 } from './state.js';
+import { handoverMs } from './switchover.js';
 
 /**
  * One attempt to become the primary: ask who would promise (`canvass`), have them promise (`promise`), under `async` wait
@@ -63,10 +64,18 @@ function strain(state: State): number {
   return Math.min(Math.max(1, state.attempts), 8);
 }
 
-export function stand(
-  turn: Turn,
-  how: { forced?: boolean; acceptDataLoss?: boolean; command?: string } = {},
-): void {
+/** What makes a node stand. */
+export interface Standing {
+  /** The primary is lost, another node has less of the log, somebody asked for it, or a standby can follow in a new epoch only. */
+  readonly cause: 'lost' | 'asked' | 'command' | 'new-epoch';
+  /** The node that asked. */
+  readonly by?: string;
+  readonly forced?: boolean;
+  readonly acceptDataLoss?: boolean;
+  readonly command?: string;
+}
+
+export function stand(turn: Turn, how: Standing): void {
   const { state, settings, now } = turn;
   const election = newElection(turn, how);
   state.election = election;
@@ -80,15 +89,13 @@ export function stand(
     'info',
     'election',
     `node '${settings.node}' stands for primary in epoch ${election.epoch}, asks ${[...election.asked].join(', ') || 'nobody'}`,
+    { epoch: String(election.epoch), cause: how.cause, ...(how.by !== undefined && { by: how.by }) },
   );
   read(turn);
   election.phaseAt = now;
 }
 
-function newElection(
-  turn: Turn,
-  how: { forced?: boolean; acceptDataLoss?: boolean; command?: string },
-): Election {
+function newElection(turn: Turn, how: Omit<Standing, 'cause' | 'by'>): Election {
   const { state, facts, now } = turn;
   let epoch = facts.promisedEpoch > facts.logEpoch ? facts.promisedEpoch : facts.logEpoch;
   if (state.view?.primary && state.view.primary.epoch > epoch) epoch = state.view.primary.epoch;
@@ -119,10 +126,12 @@ export function takeOver(
   from: string,
   given: { readonly epoch: bigint; readonly revision: bigint } & LogPlace,
 ): void {
-  const { state } = turn;
+  const { state, settings } = turn;
   const election = newElection(turn, { forced: true });
   state.election = election;
   election.epoch = given.epoch;
+  const message = `node '${settings.node}' takes over from '${from}' in epoch ${given.epoch}`;
+  tell(turn, 'info', 'takes-over', message, { epoch: String(given.epoch), from });
   election.phase = 'promise';
   election.promises.set(from, { node: from, logEpoch: given.logEpoch, lsn: given.lsn, whole: true });
   turn.actions.push({ type: 'promise', epoch: given.epoch });
@@ -132,10 +141,12 @@ export function takeOver(
 
 /** The first primary of a cluster: there is nobody to ask. */
 export function found(turn: Turn): void {
-  const { state } = turn;
+  const { state, settings } = turn;
   const election = newElection(turn, { forced: true });
   state.election = election;
   election.view = state.view;
+  const message = `node '${settings.node}' begins the cluster in epoch ${election.epoch}`;
+  tell(turn, 'info', 'begins', message, { epoch: String(election.epoch) });
   election.phase = 'promise';
   turn.actions.push({ type: 'promise', epoch: election.epoch });
 }
@@ -445,6 +456,14 @@ function won(turn: Turn, election: Election, revision: bigint): void {
   }
   if (state.view) state.view = { ...state.view, primary: next, revision };
   state.revisionSince = turn.now;
+  const promises = [...election.promises.keys()].sort();
+  tell(
+    turn,
+    'info',
+    'elected',
+    `node '${settings.node}' is elected in epoch ${next.epoch}, by the word of ${promises.join(', ')} and the coordinator's record`,
+    { epoch: String(next.epoch), promises: promises.join(), revision: String(revision) },
+  );
   turn.actions.push({
     type: 'promote',
     epoch: next.epoch,
@@ -494,5 +513,5 @@ export function isPromoting(turn: Turn): boolean {
   const { state, settings, now } = turn;
   const phase = state.election?.phase;
   if (phase === 'swap' || phase === 'promote') return true;
-  return state.handedOver !== undefined && now - state.handedOver.since < 2 * settings.suspectMs;
+  return state.handedOver !== undefined && now - state.handedOver.since < handoverMs(settings);
 }

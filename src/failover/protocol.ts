@@ -101,7 +101,11 @@ export type Action =
       readonly level: 'info' | 'warn';
       readonly event: string;
       readonly message: string;
+      readonly facts?: TellFacts | undefined;
     };
+
+/** What a line says, for programs. An epoch is decimal text. */
+export type TellFacts = Readonly<Record<string, string | number>>;
 
 /** What the data plane is like at the moment of an event. */
 export interface Facts extends LogPlace {

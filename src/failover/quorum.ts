@@ -74,6 +74,9 @@ export function promisesNeeded(rule: CommitRule): number | undefined {
   return standbysOf(rule).length - standbysNeeded(rule) + 1;
 }
 
+/** Begins what stands in a rule for a member that has not registered yet: no node is called that. */
+export const unregistered = '.unregistered.';
+
 /**
  * Who counts for the primary's commits: of those that can be promoted the connected ones, as long as they are enough;
  * so that the loss of a standby does not weaken the promise that what is committed survives the loss of the primary.
@@ -97,7 +100,7 @@ export function chooseStandbys(
   if (there.length >= needed) return 'first' in base ? there.slice(0, needed).sort() : [...there].sort();
   const chosen = [...new Set([...before.filter((node) => allowed.includes(node)), ...there])].sort();
   // A rule that asks for more than there are members is met by nobody until they have registered.
-  for (let i = 1; chosen.length < needed; i++) chosen.push(`.unregistered.${i}`);
+  for (let i = 1; chosen.length < needed; i++) chosen.push(`${unregistered}${i}`);
   return chosen;
 }
 

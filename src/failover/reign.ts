@@ -84,7 +84,10 @@ export function endReign(turn: Turn, why: string): void {
     turn.actions.push({ type: 'hold', on: false });
     turn.actions.push({ type: 'answer', id: reign.handover.id, ok: false, message: why });
   }
-  tell(turn, 'warn', 'deposed', `node '${settings.node}' is no longer primary: ${why}`);
+  const { epoch } = reign.record;
+  tell(turn, 'warn', 'deposed', `node '${settings.node}' is no longer primary: ${why}`, {
+    epoch: String(epoch),
+  });
 }
 
 export function reignTick(turn: Turn): void {
@@ -280,6 +283,6 @@ function reconcile(turn: Turn, reign: Reign): void {
       'new-epoch',
       'a standby has promised a newer epoch and cannot follow: this primary begins a new one',
     );
-    stand(turn, { forced: true });
+    stand(turn, { cause: 'new-epoch', forced: true });
   }
 }

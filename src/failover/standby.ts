@@ -57,13 +57,15 @@ function watchPrimary(turn: Turn): void {
   }
   if (state.lostSince === undefined) {
     state.lostSince = now;
-    tell(turn, 'warn', 'primary-lost', why);
+    const last = lastPrimary(state);
+    tell(turn, 'warn', 'primary-lost', why, last && { node: last.node, epoch: String(last.epoch) });
   }
   if (settings.nofailover)
     return waitBecause(turn, `${why}; this node is never promoted by itself (nofailover)`);
   if (view.paused)
     return waitBecause(turn, `${why}; automatic failover is paused: walship resume, or walship failover`);
-  if (now >= state.standAfter && now >= state.lostSince + rank(turn) * settings.staggerMs) stand(turn);
+  if (now >= state.standAfter && now >= state.lostSince + rank(turn) * settings.staggerMs)
+    stand(turn, { cause: 'lost' });
 }
 
 /** How many of those that live are to stand before this node. */

@@ -1,11 +1,13 @@
 import type { ClusterView, Member, PrimaryRecord } from './coordinator/coordinator.js';
 import type { Election } from './election.js';
-import type { Action, ControllerSettings, Facts, Message, StateMessage } from './protocol.js';
+import type { Action, ControllerSettings, Facts, Message, StateMessage, TellFacts } from './protocol.js';
 import type { Reign } from './reign.js';
 
 /** Another node's controller. */
 export interface Peer {
   up: boolean;
+  /** As people were told. Of a way that is open in one direction alone every message says that the peer is up. */
+  toldUp: boolean;
   /** There is no process at the other end. */
   refused: boolean;
   /** Since when it is up or not. */
@@ -63,7 +65,15 @@ export interface State {
   /** Why there is no primary, or why this node is not what it should be; empty if all is well. */
   waiting: string;
   /** The switchover that this node has handed the reign over in. */
-  handedOver: { id: string; to: string; epoch: bigint; since: number } | undefined;
+  handedOver:
+    | {
+        readonly id: string;
+        readonly to: string;
+        readonly given: Message & { readonly type: 'handover' };
+        readonly since: number;
+        sentAt: number;
+      }
+    | undefined;
 }
 
 export function newState(now: number): State {
@@ -115,8 +125,14 @@ export function broadcast(turn: Turn, message: Message): void {
   for (const [node, peer] of turn.state.peers) if (peer.up) send(turn, node, message);
 }
 
-export function tell(turn: Turn, level: 'info' | 'warn', event: string, message: string): void {
-  turn.actions.push({ type: 'tell', level, event, message });
+export function tell(
+  turn: Turn,
+  level: 'info' | 'warn',
+  event: string,
+  message: string,
+  facts?: TellFacts,
+): void {
+  turn.actions.push({ type: 'tell', level, event, message, facts });
 }
 
 /** Says why it waits, once. */

@@ -1,5 +1,5 @@
 import { formatLsn } from '../engine/lsn.js';
-import type { Command } from './protocol.js';
+import type { Command, ControllerSettings } from './protocol.js';
 import type { Reign } from './reign.js';
 import { eligibleBut, send, type Turn, tell } from './state.js';
 
@@ -24,7 +24,9 @@ export function beginSwitchover(turn: Turn, id: string, command: Command & { typ
     here.reduce((best, each) => (best && best.received >= each.received ? best : each), here[0])?.node;
   if (target === undefined) return void refuse('no standby that can be promoted is connected');
   reign.handover = { id, to: target, since: now, held: false, promised: false };
-  tell(turn, 'info', 'switchover', `hands over to '${target}': appends wait until it has everything`);
+  tell(turn, 'info', 'switchover', `hands over to '${target}': appends wait until it has everything`, {
+    to: target,
+  });
   turn.actions.push({ type: 'hold', on: true });
 }
 
@@ -69,9 +71,42 @@ export function onHandoverPromised(
   const { reign } = state;
   if (!reign?.handover?.promised || epoch !== reign.record.epoch + 1n) return;
   const { id, to } = reign.handover;
+  const given = { type: 'handover', epoch, revision: state.view?.revision ?? 0n, ...place } as const;
   state.reign = undefined;
-  state.handedOver = { id, to, epoch, since: now };
+  state.handedOver = { id, to, given, since: now, sentAt: now };
   state.promisedSince = now;
-  send(turn, to, { type: 'handover', epoch, revision: state.view?.revision ?? 0n, ...place });
-  tell(turn, 'info', 'handed-over', `has handed over to '${to}' at LSN ${formatLsn(place.lsn)}`);
+  tell(turn, 'info', 'handed-over', `has handed over to '${to}' at LSN ${formatLsn(place.lsn)}`, {
+    to,
+    epoch: String(epoch),
+  });
+  send(turn, to, given);
+}
+
+/** For so long nobody else stands: the successor has the time to begin. */
+export function handoverMs({ suspectMs }: ControllerSettings): number {
+  return 2 * suspectMs;
+}
+
+/** Until the successor has said that it is one, or too long: what was sent may be lost, and until then there is no primary. */
+export function keepHandingOver(turn: Turn): void {
+  const { state, settings, now } = turn;
+  const { announced, handedOver } = state;
+  if (!handedOver) return;
+  const answer = (ok: boolean, message: string) => {
+    turn.actions.push({ type: 'answer', id: handedOver.id, ok, message });
+    state.handedOver = undefined;
+  };
+  const { to, given, since } = handedOver;
+  if (announced && announced.epoch >= given.epoch) {
+    answer(announced.node === to, `'${announced.node}' is the primary in epoch ${announced.epoch}`);
+  } else if (now - since > settings.switchoverMs) {
+    answer(false, `'${to}' did not take over; the standbys elect a primary`);
+  } else if (
+    !state.election &&
+    now - since < handoverMs(settings) &&
+    now - handedOver.sentAt >= settings.answerMs
+  ) {
+    handedOver.sentAt = now;
+    send(turn, to, given);
+  }
 }

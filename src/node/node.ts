@@ -225,8 +225,8 @@ export class Node {
       failover: { ...settings, coordinator, advertiseLog, advertiseHttp },
     });
     const { agent } = this.#membership;
-    agent.on('event', ({ level, event, message }) => {
-      const told = entry(level, event, message);
+    agent.on('event', ({ level, event, message, facts }) => {
+      const told = entry(level, event, message, facts);
       // The role is told once, when it is taken.
       if (event !== 'primary' && this.#repetitions.isNews(told)) this.#log(told);
     });
@@ -276,6 +276,7 @@ export class Node {
     this.#whyNoUpstream = '';
     this.#tell('info', 'follow', `follows ${upstream.node} at ${upstream.address}`, {
       upstream: upstream.address,
+      ...(upstream.node !== undefined && { node: upstream.node }),
     });
   }
 

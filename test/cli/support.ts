@@ -56,13 +56,19 @@ export function walshipUntil(args: readonly string[], match: RegExp): Promise<st
 }
 
 /** Small segments, so that a few MiB fill several files. */
-export function writeConfig(dir: string, name: string, settings = '', tables = ''): string {
+export function writeConfig(
+  dir: string,
+  name: string,
+  settings = '',
+  tables = '',
+  host = '127.0.0.1',
+): string {
   const file = join(dir, `${name}.toml`);
   writeFileSync(
     file,
     `node_id = "${name}"
 dir = "${name}"
-listen = "127.0.0.1:0"
+listen = "${host}:0"
 transport = "tcp"
 ${settings}
 [cluster]
@@ -89,6 +95,12 @@ interface Line {
   readonly node?: string;
 }
 
+/** Where a node lives: the address that it listens on, and a command to run it under, such as nsenter. */
+export interface Place {
+  readonly host: string;
+  readonly prefix: readonly string[];
+}
+
 /** A `walship node` process and what it logs. */
 export class NodeCommand {
   readonly name: string;
@@ -107,16 +119,26 @@ export class NodeCommand {
     settings = '',
     args: readonly string[] = [],
     tables = '',
+    place: Place = { host: '127.0.0.1', prefix: [] },
   ): Promise<NodeCommand> {
-    const node = new NodeCommand(dir, name, writeConfig(dir, name, settings, tables), args);
+    const config = writeConfig(dir, name, settings, tables, place.host);
+    const node = new NodeCommand(dir, name, config, args, place.prefix);
     await node.said('role');
     return node;
   }
 
-  private constructor(dir: string, name: string, config: string, args: readonly string[]) {
+  private constructor(
+    dir: string,
+    name: string,
+    config: string,
+    args: readonly string[],
+    prefix: readonly string[],
+  ) {
     this.name = name;
     this.dir = join(dir, name);
-    this.#child = spawn(process.execPath, [main, 'node', '-c', config, '--log-format', 'json', ...args]);
+    const node = [process.execPath, main, 'node', '-c', config, '--log-format', 'json', ...args];
+    const [command, ...rest] = [...prefix, ...node];
+    this.#child = spawn(command as string, rest);
     this.ended = new Promise((resolve) => this.#child.on('close', resolve));
     // A node that ends has not taken everything.
     this.#child.stdin?.on('error', () => {});
@@ -165,6 +187,10 @@ export class NodeCommand {
       return found !== undefined;
     });
     return found as Line;
+  }
+
+  signal(signal: NodeJS.Signals): void {
+    this.#child.kill(signal);
   }
 
   /** Sends the signal and waits for the end; gives back the exit code. */

@@ -196,7 +196,8 @@ export class FailoverCluster {
     const primaries = all.filter(({ status }) => status.role === 'primary');
     const [primary] = primaries;
     if (!primary || primaries.length > 1) return `${primaries.length} primaries`;
-    if (primary.status.counting.length < this.present.length - 1 && primary.status.counting.length > 0)
+    const { commitRule } = primary.member.settings.options;
+    if (commitRule?.level !== 'async' && primary.status.counting.length < this.present.length - 1)
       return `only ${primary.status.counting} count`;
     for (const { member, status } of all) {
       if (member === primary.member) continue;

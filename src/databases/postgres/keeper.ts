@@ -2,6 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { Engine } from '../../engine/engine.js';
 import { formatLsn } from '../../engine/lsn.js';
 import { settled } from '../../engine/native.js';
+import { Pause } from '../../engine/pause.js';
 import type { PostgresServerControl } from './managed.js';
 import type { NativeReceiver, NativeSender } from './native.js';
 
@@ -53,7 +54,7 @@ export class ServerKeeper {
   #streams = false;
   /** For this goal the server's shutdown was hastened: what it had written may not all be in the log. */
   #hastened: ServerGoal | undefined;
-  #wake = () => {};
+  readonly #pause = new Pause();
   #closed = false;
   readonly #ended: Promise<void>;
 
@@ -78,7 +79,7 @@ export class ServerKeeper {
 
   pursue(goal: ServerGoal): void {
     this.#goal = goal;
-    this.#wake();
+    this.#pause.wake();
   }
 
   /**
@@ -101,7 +102,7 @@ export class ServerKeeper {
   /** The server stays as it is. */
   async close(): Promise<void> {
     this.#closed = true;
-    this.#wake();
+    this.#pause.wake();
     await this.#ended;
   }
 
@@ -112,7 +113,7 @@ export class ServerKeeper {
       const { isRunning } = this.#server;
       const holds = goal === undefined || (goal === this.#reached && (goal.role === 'stopped' || isRunning));
       if (holds) {
-        await this.#pause(watchMs);
+        await this.#pause.wait(watchMs);
         continue;
       }
       if (goal === this.#reached)
@@ -127,7 +128,7 @@ export class ServerKeeper {
         const { message } = error as Error;
         if (message === tried) this.#hinders(message);
         tried = message;
-        if (goal === this.#goal) await this.#pause(retryMs);
+        if (goal === this.#goal) await this.#pause.wait(retryMs);
       }
     }
   }
@@ -228,17 +229,7 @@ export class ServerKeeper {
         handedOver = true;
         this.#surroundings.handOver().catch((error: Error) => this.#tell(error.message));
       }
-      await this.#pause(pollMs);
+      await this.#pause.wait(pollMs);
     }
-  }
-
-  #pause(milliseconds: number): Promise<void> {
-    return new Promise((resolve) => {
-      const timer = setTimeout(resolve, milliseconds);
-      this.#wake = () => {
-        clearTimeout(timer);
-        resolve();
-      };
-    });
   }
 }

@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import type { WalshipError } from '../../engine/errors.js';
+import { Pause } from '../../engine/pause.js';
 import type { ClusterView, WatchListener } from './coordinator.js';
 import { coordinatorError } from './errors.js';
 import type { EtcdClient } from './etcd-client.js';
@@ -33,8 +34,9 @@ export class EtcdWatch {
   #snapshot: Snapshot | undefined;
   /** The keys' revisions as last told; empty for `undefined`. */
   #told: string | undefined;
-  /** Ends what is being waited for. */
-  #wake = () => {};
+  readonly #pause = new Pause();
+  /** Ends the stream. */
+  #endStream = () => {};
 
   constructor(client: EtcdClient, keys: EtcdKeys, checkMs: number, listener: WatchListener) {
     this.#client = client;
@@ -46,7 +48,8 @@ export class EtcdWatch {
 
   stop(): void {
     this.#stopped = true;
-    this.#wake();
+    this.#pause.wake();
+    this.#endStream();
   }
 
   async #run(): Promise<void> {
@@ -63,19 +66,9 @@ export class EtcdWatch {
         this.#tell(error as WalshipError);
       }
       if (this.#stopped) return;
-      if (waitMs > 0) await this.#pause(waitMs);
+      if (waitMs > 0) await this.#pause.wait(waitMs);
       waitMs = Math.min(Math.max(2 * waitMs, backOffMs.min), backOffMs.max);
     }
-  }
-
-  #pause(milliseconds: number): Promise<void> {
-    return new Promise((resolve) => {
-      const timer = setTimeout(resolve, milliseconds);
-      this.#wake = () => {
-        clearTimeout(timer);
-        resolve();
-      };
-    });
   }
 
   /** Reads all keys. True: they are newer than what the stream has told. */
@@ -106,7 +99,7 @@ export class EtcdWatch {
         if (error) reject(error);
         else resolve();
       };
-      this.#wake = () => end();
+      this.#endStream = () => end();
       const check = async () => {
         try {
           if (await this.#refresh()) end();
