@@ -345,18 +345,14 @@ void Pump::stepParked(uint64_t nowNs) {
 // A session whose link is silent while another link to the same node is not: the rail is at fault, and not the node.
 void Pump::watchSilence(uint64_t nowNs) {
   const uint64_t silenceNs = uint64_t{settings_.session.railSilenceMs} * kMs;
-  const uint64_t freshNs = uint64_t{settings_.session.probeMs} * kMs * 3 / 2;
-  const auto fresh = [&](const ParkedLinks& links, const std::string& node, uint64_t silentSinceNs) {
-    return std::any_of(links.begin(), links.end(), [&](const auto& item) {
-      const ParkedLink& link = *item.second;
-      return link.node() == node && !link.ended() && link.heardNs() > silentSinceNs && elapsedNs(link.heardNs(), nowNs) < freshNs;
-    });
-  };
-  const auto silent = [&](const auto& session, const ParkedLinks& others) {
+  const auto silent = [&](auto& session, const ParkedLinks& links) {
+    uint64_t otherNs = 0;
+    for (const auto& [id, link] : links) {
+      if (link->node() == session.node() && !link->ended()) otherNs = std::max(otherNs, link->heardNs());
+    }
     // An answer to an offer may have to wait for a page that is read from disk.
-    const uint64_t patienceNs = session.streaming() ? silenceNs : 3 * silenceNs;
-    return !session.ended() && elapsedNs(session.heardNs(), nowNs) > patienceNs &&
-           fresh(others, session.node(), session.heardNs() + patienceNs / 2);
+    return !session.ended() &&
+           session.silence.judge(session.heardNs(), otherNs, nowNs, session.streaming() ? silenceNs : 3 * silenceNs);
   };
   const auto why = [&](const std::string& node) {
     return makeError("WALSHIP_ERR_LINK_TIMEOUT", "nothing heard from '" + node + "' over this link for " +

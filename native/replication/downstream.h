@@ -9,6 +9,7 @@
 
 #include "base/histogram.h"
 #include "replication/exchange.h"
+#include "replication/parked.h"
 
 namespace walship {
 
@@ -35,6 +36,7 @@ class DownstreamSession final : public LinkHandler {
   const Histogram& roundTripNs() const { return roundTripNs_; }
   void askPages(const PageQuery& query, PageExchange::Answered answered) { exchange_.ask(query, std::move(answered)); }
   bool polledBusy = false;  // the pump's note: the last poll() found something
+  Silence silence;          // and this
 
   void onLanded(uint32_t grantId, uint32_t length) override;
   void onMessage(Bytes message) override;

@@ -6,10 +6,12 @@
 // more, and what was said is kept for whoever takes it over.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <deque>
 #include <optional>
 
+#include "base/clock.h"
 #include "replication/messages.h"
 
 namespace walship {
@@ -17,6 +19,33 @@ namespace walship {
 struct ParkedSettings {
   uint32_t probeMs = 50;
   uint32_t linkTimeoutMs = 1000;
+};
+
+// Whether the link of a session has fallen silent although its peer is there: what the pump notes of each session.
+//
+// The peer must have been heard over other links for a while *during* the silence: that it answers at the end of one may
+// mean that it stood still, and that what it says over this link comes a moment later. And silences of the length that this
+// link has gone through lately prove nothing: on a busy host they are longer than on an idle one.
+class Silence {
+ public:
+  // `heardNs`: over the session's link; `otherNs`: over the other links to the same node, 0 if there are none.
+  bool judge(uint64_t heardNs, uint64_t otherNs, uint64_t nowNs, uint64_t patienceNs) {
+    if (heardNs != heardNs_) {
+      if (heardNs_ != 0) longestNs_ = std::max(longestNs_, elapsedNs(heardNs_, heardNs));
+      heardNs_ = heardNs;
+      otherFirstNs_ = 0;
+    }
+    longestNs_ -= longestNs_ / kForgetting;
+    if (otherFirstNs_ == 0 && otherNs > heardNs) otherFirstNs_ = otherNs;
+    return otherFirstNs_ != 0 && elapsedNs(heardNs, nowNs) > std::max(patienceNs, 2 * longestNs_) &&
+           elapsedNs(otherFirstNs_, otherNs) >= patienceNs / 2;
+  }
+
+ private:
+  static constexpr uint64_t kForgetting = 512;  // looks
+  uint64_t heardNs_ = 0;
+  uint64_t otherFirstNs_ = 0;  // the first word over another link since then
+  uint64_t longestNs_ = 0;     // of the silences that ended by themselves, fading
 };
 
 class ParkedLink final : public LinkHandler {

@@ -9,6 +9,7 @@
 #include <optional>
 
 #include "replication/exchange.h"
+#include "replication/parked.h"
 
 namespace walship {
 
@@ -34,6 +35,7 @@ class UpstreamSession final : public LinkHandler {
   uint64_t epoch() const { return epoch_.epoch; }  // the upstream's, as last heard
   void askPages(const PageQuery& query, PageExchange::Answered answered) { exchange_.ask(query, std::move(answered)); }
   bool polledBusy = false;  // the pump's note: the last poll() found something
+  Silence silence;          // and this
 
   void onLanded(uint32_t grantId, uint32_t length) override;
   void onMessage(Bytes message) override;

@@ -150,7 +150,7 @@ export class Node {
         this.#whyNoUpstream = event.message;
       if (event.type === 'rule-failing') this.#whyRuleFails = event.message;
       const described = describeEvent(event);
-      if (described && this.#repetitions.isNews(described)) log(described);
+      if (described && this.#repetitions.isNews(described)) this.#log(described);
       if (event.type === 'failed') {
         this.#failure = new WalshipError(event.code, event.message);
         void this.stop();

@@ -124,6 +124,41 @@ TEST_CASE("engine: whom a node does not follow any more it has no links to") {
   CHECK(two.standby->pump().snapshot().rails.empty());
 }
 
+TEST_CASE("parked: a link is silent only while its peer goes on to answer over another one") {
+  constexpr uint64_t ms = 1'000'000;
+  constexpr uint64_t patience = 100 * ms;
+  {
+    // Nobody answers any more: the node, and not the link.
+    Silence silence;
+    for (uint64_t now = 1000; now < 2000; now += 10) CHECK_FALSE(silence.judge(1000 * ms, 990 * ms, now * ms, patience));
+  }
+  {
+    // It stood still for 400 ms, and its answer over the other link is here first.
+    Silence silence;
+    CHECK_FALSE(silence.judge(1000 * ms, 990 * ms, 1390 * ms, patience));
+    CHECK_FALSE(silence.judge(1000 * ms, 1400 * ms, 1400 * ms, patience));
+    CHECK_FALSE(silence.judge(1410 * ms, 1400 * ms, 1410 * ms, patience));
+    CHECK_FALSE(silence.judge(1410 * ms, 1500 * ms, 1600 * ms, patience));
+    // A silence of twice that length, during which it answers, is one.
+    uint64_t found = 0;
+    for (uint64_t now = 1420; now < 3000 && found == 0; now += 10) {
+      if (silence.judge(1410 * ms, now * ms, now * ms, patience)) found = now;
+    }
+    CHECK(found > 1410 + 2 * 350);
+    CHECK(found < 1410 + 2 * 420);
+  }
+  {
+    // A link that was never silent for long is given up soon.
+    Silence silence;
+    for (uint64_t now = 1000; now < 2000; now += 10) CHECK_FALSE(silence.judge(now / 20 * 20 * ms, now / 50 * 50 * ms, now * ms, patience));
+    uint64_t found = 0;
+    for (uint64_t now = 2000; now < 3000 && found == 0; now += 10) {
+      if (silence.judge(1980 * ms, now / 50 * 50 * ms, now * ms, patience)) found = now;
+    }
+    CHECK(found <= 1980 + 120);
+  }
+}
+
 TEST_CASE("parked: a link is probed, claimed once, and ended by what does not belong there") {
   const auto pair = [](auto&& body) {
     int fds[2];
