@@ -147,7 +147,8 @@ export class Nodes {
         // One that is held up is not to be taken for dead.
         links: { timeoutMs: 60_000 },
         ...(inLab && { log: { segmentBytes: 16 << 20, retainBytes: 64 << 20 } }),
-        commitRule: { level: 'flushed', any: 1, nodes: [last] },
+        // The server's own disk has everything before it is sent: the one of the node beside it may follow.
+        commitRule: { level: 'flushed', any: 1, nodes: [last], ownDisk: false },
         ...(upstream === undefined
           ? { server: { conninfo: this.#server.conninfo } }
           : { upstream: { ...upstream, source: address } }),

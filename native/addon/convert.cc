@@ -57,6 +57,7 @@ CommitRule commitRuleFrom(const Napi::Object& from) {
                                    {"applied", CommitLevel::applied}});
   rule.choice = oneOf<CommitChoice>(from, "choice", {{"any", CommitChoice::any}, {"first", CommitChoice::first}});
   rule.count = number(from, "count");
+  rule.ownDisk = flag(from, "ownDisk");
   const auto nodes = from.Get("nodes").As<Napi::Array>();
   for (uint32_t i = 0; i < nodes.Length(); ++i) {
     rule.nodeKeys.push_back(keyOf(nodes.Get(i).ToString().Utf8Value()));

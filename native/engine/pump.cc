@@ -14,7 +14,7 @@ namespace {
 constexpr uint64_t kWakeId = 0;
 constexpr uint32_t kBusyRoundsPerLook = 4;
 constexpr int kEventsMax = 32;
-constexpr int kTurnRoundsMax = 4;
+constexpr int kTurnRoundsMax = 6;
 constexpr uint64_t kMs = 1'000'000;
 }  // namespace
 
@@ -81,9 +81,11 @@ void Pump::takeTurn() {
   {
     const std::unique_lock turn(turn_, std::try_to_lock);
     if (turn && primary_ && !commandsPending_.load(std::memory_order_acquire)) {
-      int rounds = 0;
-      while (rounds < kTurnRoundsMax && round(monotonicNs())) ++rounds;
-      if (rounds < kTurnRoundsMax && armLinks() && !notifyDue_.load(std::memory_order_relaxed)) return;
+      for (int rounds = 0; rounds < kTurnRoundsMax; ++rounds) {
+        if (round(monotonicNs())) continue;
+        // A link that has something to say still, as of what it has sent, is asked for that in the next round.
+        if (armLinks() && !notifyDue_.load(std::memory_order_relaxed)) return;
+      }
     }
   }
   wake();
@@ -110,18 +112,26 @@ void Pump::setApplied(uint64_t lsn) {
     const std::lock_guard lock(appliedMutex_);
     applied_.store(lsn, std::memory_order_release);
   }
+  appliedDue_.store(true, std::memory_order_seq_cst);
   wake();
 }
 
 bool Pump::setApplied(uint64_t lsn, uint64_t cuts) {
-  {
-    const std::lock_guard lock(appliedMutex_);
-    if (cuts_.load(std::memory_order_relaxed) != cuts) return false;
-    applied_.store(lsn, std::memory_order_release);
-  }
+  if (!noteApplied(lsn, cuts)) return false;
+  appliedDue_.store(true, std::memory_order_seq_cst);
   wake();
   return true;
 }
+
+bool Pump::noteApplied(uint64_t lsn, uint64_t cuts) {
+  const std::lock_guard lock(appliedMutex_);
+  if (cuts_.load(std::memory_order_relaxed) != cuts) return false;
+  applied_.store(lsn, std::memory_order_release);
+  if (counters_[kAwaited].load(std::memory_order_acquire) != 0) wake();  // who waits in JavaScript may wait for this
+  return true;
+}
+
+void Pump::expectApplied() { appliedExpectedNs_.store(monotonicNs(), std::memory_order_relaxed); }
 
 void Pump::setHorizon(const Horizon& horizon) {
   post([this, horizon] { ownHorizon_ = horizon; });
@@ -205,7 +215,7 @@ void Pump::run() {
   runCommands();  // so that nobody waits in call() for ever
   appender_.stop();
   counters_[kReceivedLsn].store(store_.receivedLsn(), std::memory_order_release);  // what was still to be sealed, too
-  store_.passToFlusher(false);
+  store_.passToFlusher(SyncUrgency::usual);
   const Error closing = makeError("WALSHIP_ERR_CLOSED", "the engine is closing");
   for (auto& [id, session] : downstreams_) session->end(closing);
   if (upstream_) upstream_->end(closing);
@@ -239,7 +249,7 @@ bool Pump::round(uint64_t nowNs) {
     if (upstream_) upstream_->link().flush();
   }
   stepParked(nowNs);
-  if (const uint64_t tookNs = store_.passToFlusher(awaitedLevel() != CommitLevel::received); tookNs != 0) {
+  if (const uint64_t tookNs = store_.passToFlusher(syncUrgency()); tookNs != 0) {
     counters_[kSyncs].fetch_add(1, std::memory_order_relaxed);
     histograms_.syncNs.recordShared(tookNs);
   }
@@ -334,7 +344,7 @@ void Pump::sleep(uint64_t nowNs, std::unique_lock<std::mutex>& turn) {
   if (!armLinks()) return;
   sleeping_.store(true, std::memory_order_seq_cst);
   const bool news = commandsPending_.load(std::memory_order_seq_cst) || (primary_ && appender_.pending()) ||
-                    store_.flushedLsn() != seenFlushed_ || appliedLsn() != seenApplied_ ||
+                    store_.flushedLsn() != seenFlushed_ || appliedDue_.load(std::memory_order_seq_cst) ||
                     notifyDue_.load(std::memory_order_seq_cst) || stopping_.load(std::memory_order_seq_cst);
   if (!news) {
     counters_[kPumpSleeps].fetch_add(1, std::memory_order_relaxed);

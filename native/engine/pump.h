@@ -65,6 +65,12 @@ class Pump final : public SessionHost {
   // For whoever applies what it reads from the log: `cuts()` was `cuts` when it began to read. false, and nothing is
   // said: the log was cut since, and what was applied may not be in it any more.
   bool setApplied(uint64_t lsn, uint64_t cuts);
+  // The same of what no commit waits for: it is told with the next news, or after half a heartbeat.
+  bool noteApplied(uint64_t lsn, uint64_t cuts);
+  // Primary: a commit waits until it is applied, whatever the rule says; others are likely to follow.
+  void expectApplied();
+  // Standby: some commit waits for what is applied here or below, as far as the upstream has said.
+  bool appliedAwaited() const { return appliedAwaited_.load(std::memory_order_acquire); }
   // What the readers of what is applied here may still have to see.
   void setHorizon(const Horizon& horizon);
   // The same of this node and all below it, as it was a heartbeat ago at most.
@@ -132,7 +138,7 @@ class Pump final : public SessionHost {
   bool discardCommitted() const override { return discardCommitted_; }
   uint64_t appliedLsn() const override;
   Horizon horizon() const override;
-  CommitLevel awaitedLevel() const override { return primary_ ? rule_.level : heardAwaited_; }
+  CommitLevel awaitedLevel() const override;
   void requestLoad(uint64_t page) override { hooks_.requestLoad(page); }
   void answerPages(const PageQuery& query, std::function<void(const PageReply&)> done) override;
   void upstreamSpoke(uint64_t nowNs) override { counters_[kUpstreamHeardNs].store(nowNs, std::memory_order_relaxed); }
@@ -159,6 +165,7 @@ class Pump final : public SessionHost {
   bool sealAppends();
   bool positionsChanged();
   void evaluateCommit();
+  SyncUrgency syncUrgency() const;
   bool leaseHolds();
   void showEpochs();
   void showFreshness();
@@ -258,6 +265,9 @@ class Pump final : public SessionHost {
   std::mutex turn_;  // owns all that is not atomic and has no other mutex
   std::atomic<bool> sleeping_{false};
   std::atomic<uint64_t> applied_{0};
+  std::atomic<bool> appliedDue_{false};  // set, not only noted
+  std::atomic<uint64_t> appliedExpectedNs_{0};  // when it was last; 0: not of late
+  std::atomic<bool> appliedAwaited_{false};
   std::mutex appliedMutex_;         // so that no position from before a cut is said after it
   std::atomic<uint64_t> cuts_{0};
   std::atomic<uint64_t> horizonRows_{0};

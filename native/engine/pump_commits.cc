@@ -27,10 +27,12 @@ bool Pump::sealAppends() {
 
 // Own positions or those of the tree moved since the last look.
 bool Pump::positionsChanged() {
+  const bool appliedDue = appliedDue_.exchange(false, std::memory_order_seq_cst);
   const uint64_t flushed = store_.flushedLsn();
   const uint64_t applied = appliedLsn();
   const bool treeChanged = tree_.takeMoved() || tree_.version() != seenTreeVersion_;
-  const bool changed = flushed != seenFlushed_ || applied != seenApplied_ || treeChanged;
+  const bool due = flushed != seenFlushed_ || appliedDue;
+  const bool changed = due || applied != seenApplied_ || treeChanged;
   const uint64_t received = store_.receivedLsn();
   if (observed_.load(std::memory_order_relaxed) && (changed || received != seenReceived_)) observersDue_ = true;
   seenReceived_ = received;
@@ -46,7 +48,7 @@ bool Pump::positionsChanged() {
       histograms_.flushNs.record(nowNs - flushSamples_.front().ns);
       flushSamples_.pop_front();
     }
-    if (upstream_) upstream_->positionsMoved(treeChanged);
+    if (upstream_) upstream_->positionsMoved(due, treeChanged);
     if (primary_) evaluateCommit();
   }
   counters_[kReceivedLsn].store(received, std::memory_order_release);
@@ -125,6 +127,17 @@ void Pump::tellObservers() {
   if (!std::exchange(observersDue_, false)) return;
   const std::lock_guard lock(observerMutex_);
   for (const auto& [key, moved] : observers_) moved();
+}
+
+CommitLevel Pump::awaitedLevel() const {
+  if (!primary_) return heardAwaited_;
+  const bool applied = rule_.level != CommitLevel::async && appliedExpectedNs_.load(std::memory_order_relaxed) != 0;
+  return applied ? CommitLevel::applied : rule_.level;
+}
+
+SyncUrgency Pump::syncUrgency() const {
+  if (primary_ && rule_.level >= CommitLevel::flushed && !rule_.ownDisk) return SyncUrgency::none;
+  return awaitedLevel() == CommitLevel::received ? SyncUrgency::usual : SyncUrgency::awaited;
 }
 
 bool Pump::leaseHolds() {

@@ -46,6 +46,7 @@ void Pump::heardFromUpstream(const Heartbeat& heartbeat) {
   }
   discardCommitted_ = false;  // the consent was for joining this upstream
   heardAwaited_ = heartbeat.awaited;
+  appliedAwaited_.store(heardAwaited_ == CommitLevel::applied, std::memory_order_release);
   upstreamTailLsn_ = heartbeat.tailLsn;
   if (heartbeat.echoNs != 0 && heartbeat.ageNs < heartbeat.echoNs) {
     freshness_.add(heartbeat.tailLsn, std::min(heartbeat.echoNs - heartbeat.ageNs, monotonicNs()));

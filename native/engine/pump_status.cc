@@ -8,6 +8,7 @@ namespace {
 constexpr size_t kEventsMax = 1024;
 constexpr size_t kHistoryShownMax = 16;
 constexpr uint64_t kMs = 1'000'000;
+constexpr uint64_t kExpectedNs = 1000 * kMs;  // a commit that waits until it is applied is followed by others for so long
 }  // namespace
 
 void Pump::event(const char* type, const std::string& node, const Error& detail) {
@@ -49,6 +50,8 @@ void Pump::tick(uint64_t nowNs) {
     watchRule(nowNs);
     static_cast<void>(leaseHolds());  // its end is told even when nothing waits for a commit
   }
+  const uint64_t expectedNs = appliedExpectedNs_.load(std::memory_order_relaxed);
+  if (expectedNs != 0 && elapsedNs(expectedNs, nowNs) > kExpectedNs) appliedExpectedNs_.store(0, std::memory_order_relaxed);
   const Horizon horizonNow = horizon();
   horizonRows_.store(horizonNow.rows);
   horizonCatalog_.store(horizonNow.catalog);

@@ -21,7 +21,7 @@ uint64_t at(CommitLevel level, const Positions& positions) {
 
 std::optional<uint64_t> committedBy(const CommitRule& rule, const Positions& primary,
                                     const std::vector<StandbyPositions>& standbys) {
-  const uint64_t own = rule.level == CommitLevel::received ? primary.received : primary.flushed;
+  const uint64_t own = needsOwnDisk(rule) ? primary.flushed : primary.received;
   if (rule.level == CommitLevel::async) return own;
 
   std::vector<uint64_t> positions;

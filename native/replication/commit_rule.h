@@ -5,7 +5,8 @@
 //   first k         the first k connected ones of the named list all have it (priority order, as PostgreSQL's
 //                   synchronous_standby_names = 'FIRST k (…)')
 //
-// The primary itself must have it too: in memory for `received`, flushed for `flushed` and `applied`.
+// The primary itself must have it too: in memory for `received`, flushed for `flushed` and `applied`; in memory for all of
+// them if its disk does not count (`ownDisk`).
 #pragma once
 
 #include <optional>
@@ -23,7 +24,13 @@ struct CommitRule {
   CommitChoice choice = CommitChoice::any;
   uint32_t count = 1;
   std::vector<uint64_t> nodeKeys;  // empty: every standby of the tree counts (choice any only)
+  bool ownDisk = true;  // the primary's own disk counts; always does under `async`
 };
+
+// Commits wait for the primary's own disk.
+constexpr bool needsOwnDisk(const CommitRule& rule) {
+  return rule.level == CommitLevel::async || (rule.level != CommitLevel::received && rule.ownDisk);
+}
 
 struct StandbyPositions {
   uint64_t nodeKey;

@@ -56,12 +56,13 @@ bool DownstreamSession::step(uint64_t nowNs) {
     const uint64_t since = nowNs - heartbeatSentNs_;
     const bool moved = host_.committedLsn() != committedSent_;
     if (since >= uint64_t{settings.heartbeatMs} * 1'000'000 || (moved && since >= kCommitHeartbeatNs) ||
-        host_.reign() != reignSent_) {
+        host_.reign() != reignSent_ || host_.awaitedLevel() != awaitedSent_) {
       reignSent_ = host_.reign();
+      awaitedSent_ = host_.awaitedLevel();
       heartbeatSentNs_ = nowNs;
       committedSent_ = host_.committedLsn();
       say(encode(Heartbeat{reignSent_.epoch, reignSent_.firstLsn, host_.store().receivedLsn(), committedSent_, host_.protectedLsn(), nowNs,
-                           host_.awaitedLevel(), ackSentNs_, host_.ageNs(nowNs)}));
+                           awaitedSent_, ackSentNs_, host_.ageNs(nowNs)}));
     }
     any = ship();
     talkOfPages();

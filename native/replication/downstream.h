@@ -82,6 +82,7 @@ class DownstreamSession final : public LinkHandler {
   uint64_t heartbeatSentNs_ = 0;
   uint64_t committedSent_ = 0;
   EpochStart reignSent_;
+  CommitLevel awaitedSent_ = CommitLevel::async;
   uint64_t heardNs_ = 0;
   uint64_t ackSentNs_ = 0;  // of the newest ack, on the downstream's clock
   Histogram roundTripNs_;

@@ -15,6 +15,7 @@ constexpr uint64_t kQuickSyncNs = 30'000;
 constexpr uint64_t kAwaitedSyncNs = 300'000;
 constexpr size_t kAwaitedBytesMax = 4u << 10;
 constexpr size_t kQuickBytesMax = 64u << 10;
+constexpr uint32_t kUnhurriedMs = 20;  // between syncs that nobody waits for
 constexpr uint64_t kPinPatienceNs = 5'000'000'000;
 }  // namespace
 
@@ -92,13 +93,25 @@ bool Store::aimFlusher() {
   return true;
 }
 
-uint64_t Store::passToFlusher(bool awaited) {
+uint64_t Store::passToFlusher(SyncUrgency urgency) {
   if (!aimFlusher()) return 0;
-  const bool one = awaited && received_.lsn - flushedLsn() <= kAwaitedBytesMax;
+  unhurried_.store(urgency == SyncUrgency::none, std::memory_order_relaxed);
+  if (urgency == SyncUrgency::none && writeHere()) return 0;
+  const bool one = urgency == SyncUrgency::awaited && received_.lsn - flushedLsn() <= kAwaitedBytesMax;
   if (const uint64_t tookNs = flushHere(one ? kAwaitedSyncNs : kQuickSyncNs); tookNs != 0) return tookNs;
   const std::lock_guard lock(targetMutex_);
   targetMoved_.notify_one();
   return 0;
+}
+
+// Gives little to the kernel: from there on it outlives this process. The flusher finds it by itself. false: it is the
+// flusher's.
+bool Store::writeHere() {
+  if (sync_.mode != SyncMode::everyBatch) return false;
+  const std::unique_lock flushing(flushMutex_, std::try_to_lock);
+  if (!flushing || failed_ || received_.lsn - written_.lsn > kQuickBytesMax) return false;
+  if (auto written = flushBatch(false); !written) failed_ = written.error();
+  return !failed_;
 }
 
 // 0: it was not done here, or not well.
@@ -256,7 +269,8 @@ Result<LogPosition> Store::wholeTail() {
 
 void Store::waitForWork(uint32_t timeoutMs) {
   std::unique_lock lock(targetMutex_);
-  targetMoved_.wait_for(lock, std::chrono::milliseconds(timeoutMs),
+  const bool unhurried = unhurried_.load(std::memory_order_relaxed) && written_.lsn != flushedLsn();
+  targetMoved_.wait_for(lock, std::chrono::milliseconds(unhurried ? std::min(timeoutMs, kUnhurriedMs) : timeoutMs),
                         [&] { return stopping_ || target_ != written_; });
 }
 
@@ -269,9 +283,9 @@ void Store::stop() {
 Result<bool> Store::flush() {
   const std::lock_guard flushing(flushMutex_);
   if (failed_) return *std::exchange(failed_, std::nullopt);
-  const bool due = sync_.mode == SyncMode::everyBatch ||
-                   (sync_.mode == SyncMode::interval &&
-                    monotonicNs() - lastSyncNs_ >= uint64_t{sync_.intervalMs} * 1'000'000);
+  const bool unhurried = unhurried_.load(std::memory_order_relaxed);
+  const uint32_t pauseMs = sync_.mode == SyncMode::interval ? sync_.intervalMs : unhurried ? kUnhurriedMs : 0;
+  const bool due = sync_.mode != SyncMode::never && monotonicNs() - lastSyncNs_ >= uint64_t{pauseMs} * 1'000'000;
   return flushBatch(due);
 }
 

@@ -24,6 +24,13 @@ struct SyncSettings {
   uint32_t intervalMs = 10;  // of SyncMode::interval
 };
 
+// Who waits for the sync of what is received.
+enum class SyncUrgency : uint8_t {
+  none,     // nobody: it is given to the kernel at once, and synced some milliseconds later
+  usual,
+  awaited,  // a commit
+};
+
 class Store {
  public:
   // Loads the tail page. `arena` and `log` outlive the store.
@@ -43,9 +50,9 @@ class Store {
   // The tail page is done; `next` (the page after it, pinned) is the new one.
   void openPage(Pin next);
   // Has flushed what is received, if the tail has moved: after the bytes are on their way to others, whom that must not
-  // delay. Wakes the flusher for it; where the disk syncs soon, little is flushed at once, here. `awaited`: a commit waits
-  // for disks. Gives the time of that; 0: the flusher's.
-  uint64_t passToFlusher(bool awaited);
+  // delay. Wakes the flusher for it; where the disk syncs soon, little is flushed at once, here. Gives the time of that; 0:
+  // the flusher's.
+  uint64_t passToFlusher(SyncUrgency urgency);
   // An empty log takes over the place of the upstream's first page.
   Result<void> startAt(const LogPosition& position);
   // The place behind the last append of which all frames are here. Blocks for the disk.
@@ -94,6 +101,7 @@ class Store {
   Result<bool> flushBatch(bool syncNow);
   bool aimFlusher();
   uint64_t flushHere(uint64_t syncNsMax);
+  bool writeHere();
 
   Arena& arena_;
   Log& log_;
@@ -125,6 +133,7 @@ class Store {
   std::condition_variable targetMoved_;
   LogPosition target_;
   bool stopping_ = false;
+  std::atomic<bool> unhurried_{false};  // SyncUrgency::none, as said last
 
   std::mutex flushMutex_;   // held through a batch: cut() and the flusher exclude each other
   LogPosition written_;     // given to the kernel; changed under targetMutex_ as well

@@ -317,9 +317,9 @@ bool UpstreamSession::noteEpochs(Bytes page, const LogPosition& from, const LogP
   return true;
 }
 
-void UpstreamSession::positionsMoved(bool below) {
+void UpstreamSession::positionsMoved(bool due, bool below) {
   const CommitLevel awaited = host_.awaitedLevel();
-  ackDue(awaited >= CommitLevel::flushed || (below && awaited == CommitLevel::received));
+  ackDue((due && awaited >= CommitLevel::flushed) || (below && awaited >= CommitLevel::received));
 }
 
 // An ack costs both ends a system call and a wake-up: at once only for a position that a commit may be waiting for.

@@ -20,8 +20,9 @@ class UpstreamSession final : public LinkHandler {
   ~UpstreamSession();
 
   bool step(uint64_t nowNs);
-  // `flushed` or `applied` of this node, or (`below`) a position of its subtree moved.
-  void positionsMoved(bool below);
+  // `flushed` or `applied` of this node moved, if `due` so that somebody may wait for it, or (`below`) a position of its
+  // subtree.
+  void positionsMoved(bool due, bool below);
   // When step() has an acknowledgement to send, on the monotonic clock.
   uint64_t ackDueNs() const { return unsent_.empty() ? ackDueNs_ : UINT64_MAX; }
   void end(Error error);

@@ -175,8 +175,9 @@ function latencyText({ count, p50Us, p99Us, maxUs }: LatencySummary): string {
 function ruleText(rule: Json<CommitRule>): string {
   if (rule.level === 'async') return 'async';
   const names = rule.nodes?.join(', ');
-  if ('first' in rule) return `first ${rule.first} of ${names}, ${rule.level}`;
-  return `any ${rule.any}${names ? ` of ${names}` : ''}, ${rule.level}`;
+  const level = `${rule.level}${rule.ownDisk === false ? ', own disk behind' : ''}`;
+  if ('first' in rule) return `first ${rule.first} of ${names}, ${level}`;
+  return `any ${rule.any}${names ? ` of ${names}` : ''}, ${level}`;
 }
 
 /** From the upstream's end to the node's own. */

@@ -59,6 +59,7 @@ export interface NativeCommitRule {
   readonly choice: 'any' | 'first';
   readonly count: number;
   readonly nodes: readonly string[];
+  readonly ownDisk: boolean;
 }
 
 export interface NativeTarget {

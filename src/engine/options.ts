@@ -25,14 +25,16 @@ const commitRule = z
     any: z.number().int().min(1).max(100).optional(),
     first: z.number().int().min(1).max(100).optional(),
     nodes: z.array(name).max(100).optional(),
+    ownDisk: z.boolean().optional(),
   })
   .check((context) => {
-    const { level, any, first, nodes } = context.value;
+    const { level, any, first, nodes, ownDisk } = context.value;
     const problem = (message: string) =>
       context.issues.push({ code: 'custom', message, input: context.value, path: [] });
     if (level === 'async') {
       if (any !== undefined || first !== undefined || nodes !== undefined)
         problem('level async waits for no standby: leave out any, first and nodes');
+      if (ownDisk !== undefined) problem('level async waits for the own disk alone: leave out ownDisk');
       return;
     }
     if ((any === undefined) === (first === undefined)) problem('needs either any: k or first: k');
@@ -155,7 +157,9 @@ export const optionsSchema = z.strictObject({
 /**
  * When an append counts as committed: `async` as soon as the primary has flushed it; else the level that any k, or the
  * first k connected of the named standbys (in that order), must have reached, cascaded ones included. The primary itself
- * must have it too: in memory for `received`, flushed for `flushed` and `applied`.
+ * must have it too: in memory for `received`, flushed for `flushed` and `applied`; with `ownDisk: false` in memory for all of
+ * them. Then its own disk follows some milliseconds later, and a primary that has lost power or was restarted takes over
+ * again only with standbys that say it lacks nothing.
  */
 export type CommitRule =
   | { readonly level: 'async' }
@@ -163,11 +167,13 @@ export type CommitRule =
       readonly level: 'received' | 'flushed' | 'applied';
       readonly any: number;
       readonly nodes?: readonly string[];
+      readonly ownDisk?: boolean;
     }
   | {
       readonly level: 'received' | 'flushed' | 'applied';
       readonly first: number;
       readonly nodes: readonly string[];
+      readonly ownDisk?: boolean;
     };
 
 export interface EngineOptions {
@@ -368,12 +374,13 @@ export function nativeTarget(upstream: Upstream): NativeTarget {
 export function nativeCommitRule(rule: CommitRule): NativeCommitRule {
   const parsed = commitRule.safeParse(rule);
   if (!parsed.success) throw configError(problemsOf(parsed.error).map((problem) => `commitRule: ${problem}`));
-  const { level, any, first, nodes } = parsed.data;
+  const { level, any, first, nodes, ownDisk } = parsed.data;
   return {
     level,
     choice: first === undefined ? 'any' : 'first',
     count: any ?? first ?? 1,
     nodes: nodes ?? [],
+    ownDisk: ownDisk ?? true,
   };
 }
 

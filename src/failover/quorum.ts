@@ -43,7 +43,7 @@ export function standbysOf(rule: CommitRule): readonly string[] {
  * Whether `candidate` may begin a new epoch with these promises, its own among them, however the old primary is.
  *
  * - The old primary promised, too: it commits nothing more, and what it committed it holds itself: its log was part of
- *   every commit. At level `received` that is so only while its process has lived on.
+ *   every commit. At level `received`, or if its own disk does not count, that is so only while its process has lived on.
  * - Else as many of the rule's standbys as leave the old primary fewer than it needs (n − k + 1): they share at least one
  *   node with every set of k that ever acknowledged a commit of this reign.
  *
@@ -57,7 +57,8 @@ export function mayTakeOver(old: Reign, candidate: LogPlace, promises: Iterable<
   for (let reign: Reign | undefined = old; reign; reign = reign.previous) {
     const { node, rule, epoch } = reign;
     const valid = rule.level === 'received' ? counting.filter(({ whole }) => whole) : counting;
-    if (!valid.some((promise) => promise.node === node)) {
+    const memoryOnly = rule.level !== 'async' && rule.ownDisk === false;
+    if (!valid.some((promise) => promise.node === node && (promise.whole || !memoryOnly))) {
       const needed = promisesNeeded(rule);
       if (needed === undefined) return false;
       const names = standbysOf(rule);
@@ -107,7 +108,8 @@ export function chooseStandbys(
 /** The configured rule over these standbys. `first k` becomes `any k` of the k that are first at present. */
 export function ruleOver(base: CommitRule, nodes: readonly string[]): CommitRule {
   if (base.level === 'async') return base;
-  return { level: base.level, any: standbysNeeded(base), nodes };
+  const { level, ownDisk } = base;
+  return { level, any: standbysNeeded(base), nodes, ...(ownDisk !== undefined && { ownDisk }) };
 }
 
 /** What of a record its successor has to remember. An `async` reign has nothing that could be lost in silence. */

@@ -36,6 +36,7 @@ level = "async"                   # "async": flushed here; "received", "flushed"
 # any = 1                         # how many of them, any; no default
 # first = 1                       # or the first so many of nodes, in order of priority; no default
 # nodes = ["b", "c"]              # which standbys count, cascaded ones included; no default: all
+# own_disk = true                 # false: they need not wait for this node's own disk, which follows
 
 [log]                             # page_bytes and segment_bytes: the same on every node, fixed once the log is made
 # page_bytes = "256KiB"           # a power of two from 64KiB to 4MiB

@@ -42,6 +42,17 @@ test('the old primary itself is enough: its log was part of every commit', () =>
   expect(mayTakeOver(old, promise('b', 3n, 99n), [a, promise('b', 3n, 99n)])).toBe(false);
 });
 
+test('if the own disk of the old primary does not count, its word is good only while its process lives', () => {
+  const behind: Reign = { ...old, rule: { level: 'flushed', any: 1, nodes: ['b', 'c'], ownDisk: false } };
+  const a = promise('a', 3n, 100n);
+  const [b, c] = [promise('b', 3n, 100n), promise('c', 3n, 90n)];
+  expect(mayTakeOver(behind, a, [a])).toBe(false);
+  expect(mayTakeOver(behind, b, [a, b])).toBe(false);
+  expect(mayTakeOver(behind, a, [{ ...a, whole: true }])).toBe(true);
+  // What a standby has acknowledged is on its disk, whichever process said so.
+  expect(mayTakeOver(behind, b, [b, c])).toBe(true);
+});
+
 test('at level received only processes count that have held everything once', () => {
   const received: Reign = { ...old, rule: { level: 'received', any: 1, nodes: ['b', 'c'] } };
   expect(mayTakeOver(received, promise('a', 3n, 100n), [promise('a', 3n, 100n)])).toBe(false);

@@ -334,8 +334,8 @@ export class SimNode {
   }
 
   #committedBy(rule: CommitRule): number {
-    const own = rule.level === 'received' ? this.log.length : this.flushed;
-    if (rule.level === 'async') return own;
+    if (rule.level === 'async') return this.flushed;
+    const own = rule.level === 'received' || rule.ownDisk === false ? this.log.length : this.flushed;
     const anybody = this.world.mutations.has('count-before-recorded');
     const names = standbysOf(rule);
     const positions: number[] = [];

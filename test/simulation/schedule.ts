@@ -60,7 +60,7 @@ function pickShape(seed: number): { nodes: number; rule: CommitRule; fanOut: num
   const rules: CommitRule[] = [
     { level: 'flushed', any },
     { level: 'flushed', any },
-    { level: 'flushed', any: nodes > 3 ? 2 : 1 },
+    { level: 'flushed', any: nodes > 3 ? 2 : 1, ownDisk: false },
     { level: 'received', any },
     { level: 'async' },
   ];

@@ -308,6 +308,7 @@ Error Receiver::stream(Server& server, uint32_t timeline) {
   {
     const std::lock_guard lock(connectionMutex_);
     live_ = &connection;
+    segmentBytes_ = server.segmentBytes;
     flushDue_ = broken_ = false;
     sent_.reset();
     horizonSent_.reset();
@@ -427,6 +428,7 @@ Result<void> Receiver::take(const WalData& data) {
     if (auto appended = append(rest.first(piece.bytes), true); !appended) return appended;
     rest = rest.subspan(piece.bytes);
   }
+  if (records_->takeAppliedAsked()) engine_.pump().expectApplied();
   const std::lock_guard lock(statusMutex_);
   status_.receivedLsn = endLsn_;
   status_.serverEndLsn = data.endLsn;
@@ -503,7 +505,9 @@ bool Receiver::sendStatus(bool force, bool replyWanted) {
   Pump& pump = engine_.pump();
   StandbyStatus status;
   status.written = pump.proven(CommitLevel::received);
-  status.flushed = std::min(pump.proven(CommitLevel::flushed), status.written);
+  // PostgreSQL may drop the segments below: not the one in which this node's own disk is, if that is behind.
+  const uint64_t ownSegmentEnd = (engine_.store().flushedLsn() / segmentBytes_ + 1) * segmentBytes_;
+  status.flushed = std::min({pump.proven(CommitLevel::flushed), status.written, ownSegmentEnd - 1});
   status.applied = std::min(pump.proven(CommitLevel::applied), status.flushed);
   if (!force && sent_ && sent_->written == status.written && sent_->flushed == status.flushed &&
       sent_->applied == status.applied) {

@@ -107,6 +107,7 @@ class Receiver final {
 
   std::mutex connectionMutex_;
   Connection* live_ = nullptr;  // while streaming
+  uint32_t segmentBytes_ = 0;
   bool flushDue_ = false;
   bool broken_ = false;
   std::optional<StandbyStatus> sent_;

@@ -9,6 +9,7 @@ namespace walship::postgres {
 namespace {
 
 constexpr uint32_t kIdleMs = 1000;
+constexpr uint64_t kIdleNs = kIdleMs * 1'000'000ull;
 
 Error gone(const std::string& why) { return makeError("WALSHIP_ERR_LINK_CLOSED", why); }
 
@@ -25,6 +26,7 @@ void Session::stop() {
 }
 
 void Session::positionsMoved() {
+  if (sendable() == looked_.load(std::memory_order_relaxed)) return;
   if (sleeping_.exchange(false, std::memory_order_seq_cst)) wake_.raise();
 }
 
@@ -48,10 +50,11 @@ void Session::run() {
 
 // ---- bytes in and out ----
 
-Session::Outcome Session::sleep(uint32_t timeoutMs) {
+Session::Outcome Session::sleep(uint64_t timeoutNs) {
   pollfd waited[2] = {{channel_.fd(), static_cast<short>(unsent() ? POLLIN | POLLOUT : POLLIN), 0},
                       {wake_.fd(), POLLIN, 0}};
-  ::poll(waited, 2, static_cast<int>(timeoutMs));
+  const timespec timeout{static_cast<time_t>(timeoutNs / 1'000'000'000), static_cast<long>(timeoutNs % 1'000'000'000)};
+  ::ppoll(waited, 2, &timeout, nullptr);
   if (waited[1].revents != 0) wake_.clear();
   if (stopping_.load()) return makeError("WALSHIP_ERR_CLOSED", "the walsender is stopping");
   return {};
@@ -75,7 +78,7 @@ Session::Outcome Session::fill(bool wait) {
     if (errno == EINTR) continue;
     if (errno != EAGAIN && errno != EWOULDBLOCK) return gone("the connection to the client is broken");
     if (!wait) return {};
-    if (auto slept = sleep(kIdleMs); !slept) return slept;
+    if (auto slept = sleep(kIdleNs); !slept) return slept;
     if (startUpByNs_ != 0 && monotonicNs() > startUpByNs_) return gone("the client did not start up in time");
   }
 }

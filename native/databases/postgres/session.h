@@ -138,7 +138,9 @@ class Session final {
   void sendKeepAlive(bool replyWanted);
   void setApplied(uint64_t lsn);
   void setHorizon(const Horizon& horizon);
-  Outcome sleep(uint32_t timeoutMs);
+  Outcome sleep(uint64_t timeoutNs);
+  // For how long what is sendable is left to gather, 0: not at all.
+  uint64_t gatherNs(uint64_t nowNs) const;
 
   Engine& engine_;
   const SenderSettings& settings_;
@@ -150,6 +152,7 @@ class Session final {
   WalCursor cursor_;
   std::atomic<bool> stopping_{false};
   std::atomic<bool> sleeping_{false};
+  std::atomic<uint64_t> looked_{0};  // what was sendable when it was last looked at, before sleeping_ was set
   std::atomic<bool> ended_{false};
 
   std::vector<std::byte> in_;  // read and not taken
@@ -168,6 +171,7 @@ class Session final {
   uint64_t epochMax_ = 0;      // frames of a newer epoch may begin a timeline
   std::optional<TimelineStart> following_;  // the timeline after it
   uint64_t heardNs_ = 0;
+  uint64_t walSentNs_ = 0;
 
   std::mutex statusMutex_;
   SessionStatus status_;

@@ -11,7 +11,10 @@ namespace {
 constexpr uint64_t kMs = 1'000'000;
 constexpr size_t kWalBytesMax = 128u << 10;  // of one message, as PostgreSQL's own
 constexpr uint64_t kKeepAliveNs = 10'000 * kMs;
-constexpr uint32_t kIdleMs = 1000;
+constexpr uint64_t kIdleNs = 1000 * kMs;
+// While no commit waits for what the client applies, WAL goes out at most this often: every piece of it costs a server
+// several wake-ups and a sync.
+constexpr uint64_t kGatherNs = kMs;
 constexpr auto kArenaPause = std::chrono::milliseconds(1);
 
 }  // namespace
@@ -33,14 +36,15 @@ Session::Outcome Session::stream(uint64_t start) {
                    "WAL behind that is not part of the primary's history: rewind the standby if it has replayed it.");
     }
     const uint64_t nowNs = monotonicNs();
-    const uint64_t seen = std::max(sendable(), next_);
-    auto sent = sendWal();
+    const uint64_t looked = sendable();
+    const uint64_t gatherNs = this->gatherNs(nowNs);
+    auto sent = gatherNs > 0 ? Result<bool>(false) : sendWal();
     if (!sent) {
       const bool linkGone = sent.error().is("WALSHIP_ERR_LINK_CLOSED");
       return linkGone ? sent.error() : fatal(sent.error().is("WALSHIP_ERR_LOG_TRIMMED") ? "58P01" : "XX000", sent.error().message);
     }
     bool busy = sent.value();
-    if (busy) saidNs = nowNs;
+    if (busy) saidNs = walSentNs_ = nowNs;
     if (following_ && next_ == following_->lsn && !unsent()) return endOfTimeline();
 
     if (auto filled = fill(false); !filled) return filled;
@@ -76,13 +80,24 @@ Session::Outcome Session::stream(uint64_t start) {
       saidNs = nowNs;
     }
     if (elapsedNs(busyNs, nowNs) < spinNs) continue;
+    if (gatherNs > 0) {
+      if (auto slept = sleep(gatherNs); !slept) return slept;
+      continue;
+    }
+    looked_.store(looked, std::memory_order_relaxed);
     sleeping_.store(true, std::memory_order_seq_cst);
-    const bool more = !unsent() && sendable() > seen;
+    const bool more = !unsent() && sendable() != looked;
     if (!more) {
-      if (auto slept = sleep(kIdleMs); !slept) return slept;
+      if (auto slept = sleep(kIdleNs); !slept) return slept;
     }
     sleeping_.store(false, std::memory_order_seq_cst);
   }
+}
+
+uint64_t Session::gatherNs(uint64_t nowNs) const {
+  const uint64_t sentNs = elapsedNs(walSentNs_, nowNs);
+  const bool little = !unsent() && sendable() < next_ + kWalBytesMax;
+  return little && sentNs < kGatherNs && !engine_.pump().appliedAwaited() ? kGatherNs - sentNs : 0;
 }
 
 // true: something went out.
@@ -209,7 +224,8 @@ void Session::setApplied(uint64_t lsn) {
   shared_.applied[this] = lsn;
   uint64_t all = lsn;
   for (const auto& [session, applied] : shared_.applied) all = std::min(all, applied);
-  static_cast<void>(engine_.pump().setApplied(all, cuts_));
+  Pump& pump = engine_.pump();
+  static_cast<void>(pump.appliedAwaited() ? pump.setApplied(all, cuts_) : pump.noteApplied(all, cuts_));
 }
 
 }  // namespace walship::postgres

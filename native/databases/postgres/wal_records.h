@@ -3,6 +3,7 @@
 #pragma once
 
 #include <array>
+#include <utility>
 
 #include "databases/postgres/wal.h"
 
@@ -21,8 +22,13 @@ class WalRecords {
   // no record can be made out everything up to the next page is a piece.
   Piece next(Bytes bytes);
   uint64_t lsn() const { return lsn_; }
+  // Whether, since this was asked last, there was a commit that waits until a standby has applied it.
+  bool takeAppliedAsked() { return std::exchange(appliedAsked_, false); }
 
  private:
+  // The header, and of a commit as much as says how it waits.
+  static constexpr size_t kHeadBytes = kRecordHeaderBytes + 25;
+
   void takePageHeader();
   void takeRecord(Bytes bytes);
   bool finished();
@@ -30,8 +36,9 @@ class WalRecords {
   uint64_t lsn_;
   const uint32_t segmentBytes_;
   std::array<std::byte, kWalLongHeaderBytes> pageHeader_{};
-  std::array<std::byte, kRecordHeaderBytes> header_{};
-  size_t headerBytes_ = 0;  // of the record's header, so far
+  std::array<std::byte, kHeadBytes> head_{};
+  size_t headBytes_ = 0;    // of the record's head, so far
+  bool appliedAsked_ = false;
   uint64_t left_ = 0;       // of the record, without page headers and padding; 0: its length is not known yet
   uint64_t padsTo_ = 0;     // what stands before this is padding of the record before
   bool lost_ = false;       // no record can be made out before the next page

@@ -94,6 +94,52 @@ TEST_CASE("postgres records: their ends are found in whatever pieces the WAL com
   }
 }
 
+TEST_CASE("postgres records: a commit that asks the standbys to say when they have applied it is noticed") {
+  const auto asked = [](uint8_t info, uint8_t manager, uint32_t flags, Buffer before, size_t dataBytes) {
+    Buffer record(kRecordHeaderBytes);
+    record[16] = std::byte{info};
+    record[17] = std::byte{manager};
+    walship::put(record, before);
+    const bool isLong = dataBytes > 255;
+    record.push_back(std::byte{static_cast<uint8_t>(isLong ? 254 : 255)});
+    record.resize(record.size() + (isLong ? 4 : 1) + 8, std::byte{0x55});
+    record.resize(record.size() + sizeof flags);
+    std::memcpy(record.data() + record.size() - sizeof flags, &flags, sizeof flags);
+    record.resize(record.size() + dataBytes - 12, std::byte{0xff});
+    const auto length = static_cast<uint32_t>(record.size());
+    std::memcpy(record.data(), &length, sizeof length);
+    std::mt19937 random(3);
+    bool found = true;
+    // Also where a page ends in the middle of what says so.
+    for (size_t room = 8; found && room <= 72; room += 8) {
+      Wal wal;
+      wal.record(static_cast<uint32_t>(kWalPageBytes - kWalLongHeaderBytes - room));
+      wal.put(record);
+      while (wal.lsn() % 8 != 0) wal.bytes.push_back(std::byte{0});
+      wal.record(40);
+      WalRecords records(kStart, kSegment);
+      for (Bytes rest = wal.bytes; !rest.empty();) {
+        const auto piece = records.next(rest.first(std::min<size_t>(rest.size(), 1 + random() % 30)));
+        rest = rest.subspan(piece.bytes);
+      }
+      found = records.takeAppliedAsked();
+      CHECK_FALSE(records.takeAppliedAsked());
+    }
+    return found;
+  };
+  constexpr uint32_t kApplyFeedback = 1u << 29;
+  const Buffer origin{std::byte{253}, std::byte{1}, std::byte{0}};
+  const Buffer part{std::byte{252}, std::byte{9}, std::byte{0}, std::byte{0}, std::byte{0}};
+  CHECK(asked(0x80, 1, kApplyFeedback, {}, 12));
+  CHECK(asked(0xb0, 1, kApplyFeedback | 1, {}, 40));
+  CHECK(asked(0x80, 1, kApplyFeedback, origin, 300));
+  CHECK(asked(0x80, 1, kApplyFeedback, part, 40));
+  CHECK_FALSE(asked(0x80, 1, ~kApplyFeedback, {}, 40));
+  CHECK_FALSE(asked(0x00, 1, kApplyFeedback, {}, 40));
+  CHECK_FALSE(asked(0x90, 1, kApplyFeedback, {}, 40));
+  CHECK_FALSE(asked(0x80, 10, kApplyFeedback, {}, 40));
+}
+
 TEST_CASE("postgres records: what cannot be made out, and a record that was given up, cost no more than a page") {
   std::mt19937 random(2);
   Wal wal;

@@ -137,6 +137,8 @@ TEST_CASE("commit rule: any k takes the k-th most advanced, and never more than 
   CHECK(committedBy({CommitLevel::received, CommitChoice::any, 2, {}}, {100, 0, 0}, standbys) == 80);
   CHECK(committedBy({CommitLevel::received, CommitChoice::any, 3, {}}, {100, 0, 0}, standbys) == 10);
   CHECK(committedBy({CommitLevel::flushed, CommitChoice::any, 1, {}}, {100, 65, 0}, standbys) == 65);
+  CHECK(committedBy({CommitLevel::flushed, CommitChoice::any, 1, {}, false}, {75, 65, 0}, standbys) == 70);
+  CHECK(committedBy({CommitLevel::flushed, CommitChoice::any, 1, {}, false}, {68, 65, 0}, standbys) == 68);
   CHECK(committedBy({CommitLevel::applied, CommitChoice::any, 1, {}}, {100, 100, 0}, standbys) == 60);
 }
 
