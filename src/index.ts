@@ -74,6 +74,7 @@ export type {
 } from './engine/native.js';
 export type { CommitRule, EngineOptions, Upstream } from './engine/options.js';
 export type { AgentEvent, AgentStatus, Subject } from './failover/agent.js';
+export { ClusterServer, type Endpointed, type Health } from './failover/endpoints.js';
 export { Membership, type MembershipOptions, type MembershipSettings } from './failover/membership.js';
 export {
   type AdminAddress,
@@ -84,6 +85,5 @@ export {
   type RoleChange,
 } from './node/client.js';
 export { type NodeConfig, type NodeFailover, readNodeConfig } from './node/config.js';
-export { ClusterServer, type Endpointed, type Health } from './node/endpoints.js';
 export { Node, type NodeHealth, type NodeStartOptions, type NodeStatus } from './node/node.js';
 export type { LogEntry } from './node/report.js';

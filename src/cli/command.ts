@@ -1,7 +1,8 @@
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import type { RestoreTarget } from '../databases/sqlite/files.js';
 import { parseLsn } from '../engine/lsn.js';
-import { parseSize, parseTime, parseTimeUs } from '../node/units.js';
+import { parseSize } from '../engine/sizes.js';
+import { parseTime, parseTimeUs } from '../node/units.js';
 
 // What the definitions of commands are made of. Each command's code is loaded when it runs: help needs no addon.
 

@@ -1,10 +1,10 @@
 import { ReplicaMonitor } from '../consistency/replica-monitor.js';
 import { type CommitRule, type EngineOptions, parseAddress, problemsOf } from '../engine/options.js';
-import { ClusterServer } from '../node/endpoints.js';
 import { Agent, type Subject } from './agent.js';
 import type { HybridClock } from './clock.js';
 import type { Coordinator } from './coordinator/coordinator.js';
 import { type CoordinatorSettings, coordinatorSchema, openCoordinator } from './coordinator/settings.js';
+import { ClusterServer } from './endpoints.js';
 import { controllerSettings, type FailoverSettings, failoverSchema } from './settings.js';
 
 /** How a node takes part in deciding who is primary. */

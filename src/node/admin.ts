@@ -4,8 +4,8 @@ import { z } from 'zod';
 import { scrubSchema } from '../consistency/scrubber.js';
 import { WalshipError } from '../engine/errors.js';
 import { optionsSchema } from '../engine/options.js';
-import type { ClusterEndpoints } from './endpoints.js';
-import { adminError, checked, JsonServer, type Routes } from './http.js';
+import type { ClusterEndpoints } from '../failover/endpoints.js';
+import { adminError, checked, JsonServer, type Routes } from '../failover/http.js';
 import type { Node } from './node.js';
 import { settingsSchema } from './settings.js';
 

@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import { parseLsn } from '../engine/lsn.js';
+import { parseSize } from '../engine/sizes.js';
 import {
   allowed,
   isSize,
@@ -11,7 +12,7 @@ import {
   settingPaths,
   snakeCase,
 } from './settings.js';
-import { parseSize, parseTime } from './units.js';
+import { parseTime } from './units.js';
 
 type Table = Readonly<Record<string, unknown>>;
 

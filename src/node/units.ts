@@ -1,23 +1,7 @@
 /** Sizes and times as people write them. */
-
-const sizes = [
-  ['TiB', 1024 ** 4],
-  ['GiB', 1024 ** 3],
-  ['MiB', 1024 ** 2],
-  ['KiB', 1024],
-  ['B', 1],
-] as const;
+import { sizes } from '../engine/sizes.js';
 
 const times = { ms: 1, s: 1000, min: 60_000, h: 3_600_000 } as const;
-
-/** The bytes in `64MiB`, `1.5 GiB` or `4096`; undefined if it is no size. */
-export function parseSize(text: string): number | undefined {
-  const match = /^([0-9]+(?:\.[0-9]+)?)\s*([KMGT]i)?B?$/.exec(text.trim());
-  if (!match) return undefined;
-  const unit = sizes.find(([name]) => name === `${match[2] ?? ''}B`)?.[1] ?? 1;
-  const bytes = Number(match[1]) * unit;
-  return Number.isSafeInteger(bytes) ? bytes : undefined;
-}
 
 /** The milliseconds in `20ms`, `2s`, `1.5min`, `1h` or `20`; undefined if it is no time. */
 export function parseTime(text: string): number | undefined {

@@ -132,11 +132,19 @@ withPostgres(
         output,
       ) ?? [];
     expect(heir).not.toBe(dead);
-    expect(output).toMatch(new RegExp(`${dead}: the server returns as a standby: rewound by pg_rewind`));
+    // On a host that is much too busy a node may be taken for dead, and the epochs be more; a rewinding whose other end is
+    // lost so is done over as a copy.
+    expect(output).toMatch(
+      new RegExp(`${dead}: the server returns as a standby: (rewound|made anew) by pg_`),
+    );
     expect(output).toMatch(new RegExp(`${dead}: follows as a standby after`));
-    expect(output).toMatch(/\$ walship switchover --to node-\d\n.*'node-\d' is the primary in epoch 3\n/s);
-    expect(output).toMatch(/^node-\d +primary +3 .* walship streaming sync, flush 0\/\w+, replay 0\/\w+$/m);
-    expect(output.match(/^node-\d +standby +3 +0\/\w+ +0\/\w+ +streaming from /gm)).toHaveLength(2);
+    const switched = /\$ walship switchover --to node-\d\n.*'node-\d' is the primary in epoch (\d+)\n/s;
+    const epoch = switched.exec(output)?.[1];
+    expect(Number(epoch)).toBeGreaterThanOrEqual(3);
+    const primary = `^node-\\d +primary +${epoch} .* walship streaming sync, flush 0/\\w+, replay 0/\\w+$`;
+    expect(output).toMatch(new RegExp(primary, 'm'));
+    const standby = `^node-\\d +standby +${epoch} +0/\\w+ +0/\\w+ +streaming from `;
+    expect(output.match(new RegExp(standby, 'gm'))).toHaveLength(2);
     for (const proof of [
       /[1-9]\d* rows of one client: every one that was acknowledged is on all three servers, once/,
       /[1-9]\d* transactions of pgbench acknowledged/,

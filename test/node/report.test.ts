@@ -1,13 +1,7 @@
 import { expect, test } from 'vitest';
+import { parseSize } from '../../src/engine/sizes.js';
 import { describeEvent, jsonLine, Repetitions, textLine } from '../../src/node/report.js';
-import {
-  parseSize,
-  parseTime,
-  readableSize,
-  readableTime,
-  sizeText,
-  timeText,
-} from '../../src/node/units.js';
+import { parseTime, readableSize, readableTime, sizeText, timeText } from '../../src/node/units.js';
 
 const unreachable = {
   type: 'upstream-unreachable',

@@ -63,6 +63,23 @@ test.each(Object.entries(scenarios))('%s', (_, { mutation, rule, play }) => {
   expect(world.unwell()).toBeUndefined();
 });
 
+test('a successor that was not told takes over all the same, and nobody needs to stand', () => {
+  const world = scenarioWorld(new Set());
+  const state = () => world.node('a').controller?.state;
+  const until = (good: () => boolean) => {
+    for (let ms = 0; ms < 1000 && !good(); ms++) world.run(1);
+    expect(good()).toBe(true);
+  };
+  const id = world.command('a', { type: 'switchover', to: 'b' });
+  until(() => state()?.reign?.handover?.promised === true);
+  world.loss = 1;
+  until(() => state()?.handedOver !== undefined);
+  world.loss = 0;
+  until(() => world.answers.has(id));
+  expect(world.answers.get(id)).toEqual({ ok: true, message: "'b' is the primary in epoch 2" });
+  expect(world.elections).toEqual([]);
+});
+
 test('an hour of jitter below the suspicion time-out, and nobody stands', { timeout: 120_000 }, () => {
   expect(runJitter(1, 1_800_000, 4)).toEqual([]);
   expect(runJitter(2, 1_800_000, 1)).toEqual([]);

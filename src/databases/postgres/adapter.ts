@@ -177,6 +177,13 @@ export class PostgresAdapter {
       engine,
       prepare,
       promote: async (epoch, leaseUntilNs) => {
+        // Who is elected then gives it up, and another one stands.
+        if (control.isRewinding) {
+          throw new WalshipError(
+            'WALSHIP_ERR_POSTGRES_CONTROL',
+            'the server beside it is being rewound: until that is done there is no database here',
+          );
+        }
         await prepare();
         const reached = await engine.promote(epoch, leaseUntilNs);
         keeper.pursue({ role: 'primary' });

@@ -1,6 +1,16 @@
 import { execFile } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
-import { appendFile, chown, mkdir, readFile, rename, rm, truncate, writeFile } from 'node:fs/promises';
+import {
+  appendFile,
+  chown,
+  copyFile,
+  mkdir,
+  readFile,
+  rename,
+  rm,
+  truncate,
+  writeFile,
+} from 'node:fs/promises';
 import { userInfo } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
@@ -129,28 +139,63 @@ export class PostgresServerControl {
     await this.#expectPrimary(from);
     // pg_rewind takes the timeline from the control file, which says so after a checkpoint only.
     await sqlAt(from, 'checkpoint', this.#timeoutMs);
-    const kept = await this.#ownFiles();
-    let how: string;
+    const how = this.isRewinding
+      ? await this.#replaced(from, 'it was not rewound to the end')
+      : await this.#rewound(from);
+    for (const name of readdirSync(this.#rewinding))
+      await this.#write(name, await readFile(join(this.#rewinding, name)));
+    await this.#write('standby.signal', Buffer.alloc(0));
+    await this.#endRewind();
+    return how;
+  }
+
+  /** What is in the data directory may be neither what it was nor what it is to be: no server can be started on it. */
+  get isRewinding(): boolean {
+    return existsSync(this.#rewinding);
+  }
+
+  async #rewound(from: string): Promise<string> {
+    const { dataDir } = this.settings;
     try {
       await this.#recover();
-      const said = await this.#program(
-        'pg_rewind',
-        '-D',
-        this.settings.dataDir,
-        `--source-server=${from} dbname=postgres`,
-      );
-      const rewound = !/no rewind required/.test(said);
-      if (rewound) await this.#forgetTail();
-      how = rewound ? 'rewound by pg_rewind' : 'it had nothing that the other has not';
+      await this.#beginRewind();
+      const said = await this.#program('pg_rewind', '-D', dataDir, `--source-server=${from} dbname=postgres`);
+      if (/no rewind required/.test(said)) return 'it had nothing that the other has not';
+      await this.#forgetTail();
+      return 'rewound by pg_rewind';
     } catch (error) {
       const { message } = error as Error;
-      // Its processes are dead, but not all gone yet: this passes, and is no reason to copy everything.
-      if (/lock file|shared memory block/.test(message)) throw error;
-      how = `made anew by pg_basebackup, the old one is ${await this.#replace(from)}: ${message}`;
+      // Its processes are dead, but not all gone yet, or the other server cannot be reached: this passes, nothing was
+      // changed, and it is no reason to copy everything.
+      if (/lock file|shared memory block|connection to server .* failed:/.test(message)) {
+        await this.#endRewind();
+        throw error;
+      }
+      if (!this.isRewinding) await this.#beginRewind();
+      return await this.#replaced(from, message);
     }
-    for (const [name, content] of kept) await this.#write(name, content);
-    await this.#write('standby.signal', Buffer.alloc(0));
-    return how;
+  }
+
+  async #replaced(from: string, why: string): Promise<string> {
+    return `made anew by pg_basebackup, the old one is ${await this.#replace(from)}: ${why}`;
+  }
+
+  /** It holds this server's own files, which the other's take the place of, and is there until they are back. */
+  get #rewinding(): string {
+    return `${this.settings.dataDir}.rewinding`;
+  }
+
+  async #beginRewind(): Promise<void> {
+    const made = `${this.#rewinding}.new`;
+    await rm(made, { recursive: true, force: true });
+    await mkdir(made, { mode: 0o700 });
+    for (const name of ownFiles)
+      if (existsSync(this.#file(name))) await copyFile(this.#file(name), join(made, name));
+    await rename(made, this.#rewinding);
+  }
+
+  async #endRewind(): Promise<void> {
+    await rm(this.#rewinding, { recursive: true, force: true });
   }
 
   /**
@@ -236,15 +281,6 @@ export class PostgresServerControl {
         }
       }
     }
-  }
-
-  async #ownFiles(): Promise<Map<string, Buffer>> {
-    const kept = new Map<string, Buffer>();
-    for (const name of ownFiles) {
-      const file = this.#file(name);
-      if (existsSync(file)) kept.set(name, await readFile(file));
-    }
-    return kept;
   }
 
   /** The data directory is replaced when the new one is whole; where the old one is then. */

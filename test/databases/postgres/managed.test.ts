@@ -1,6 +1,6 @@
 // A server that was the primary becomes a standby of the next one, whatever state it was left in.
 import { chownSync, existsSync } from 'node:fs';
-import { writeFile } from 'node:fs/promises';
+import { cp, mkdir, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { PostgresServerControl } from '../../../src/databases/postgres/managed.js';
@@ -96,6 +96,36 @@ it('whose WAL is gone: it is made anew, and the old data directory is kept', asy
     /^made anew by pg_basebackup, the old one is \S+\/data\.aside: pg_rewind -D: .*/,
   );
   expect(existsSync(join(`${old.data}.aside`, 'PG_VERSION'))).toBe(true);
+}, 120_000);
+
+it('whose rewinding was broken off: it is made anew, with its own settings', async () => {
+  await moveOn();
+  await replayed();
+  await old.stop('immediate');
+  await next.promote();
+  await next.sql('insert into mark values (50)');
+  const server = control();
+  // As the other server's death leaves it: its settings are there, and not all of its files.
+  await mkdir(`${old.data}.rewinding`);
+  await cp(join(old.data, 'postgresql.conf'), join(`${old.data}.rewinding`, 'postgresql.conf'));
+  await cp(join(next.data, 'postgresql.conf'), join(old.data, 'postgresql.conf'));
+  await rm(join(old.data, 'global', 'pg_control'));
+  expect(server.isRewinding).toBe(true);
+  expect(await returns()).toMatch(/^made anew by pg_basebackup, .*: it was not rewound to the end$/);
+  expect(server.isRewinding).toBe(false);
+}, 120_000);
+
+it('whose new primary cannot be reached: nothing is changed, and it is tried again', async () => {
+  await moveOn();
+  await replayed();
+  await old.stop('immediate');
+  await expect(control().follow(next.conninfo)).rejects.toThrow(/is not the primary yet/);
+  await next.promote();
+  await next.stop('fast');
+  await expect(control().follow(next.conninfo)).rejects.toThrow(/connection to server .* failed/);
+  expect(control().isRewinding).toBe(false);
+  await next.start();
+  expect(await returns()).toBe('rewound by pg_rewind');
 }, 120_000);
 
 it('whose process is not gone yet: it is tried again, not copied', async () => {

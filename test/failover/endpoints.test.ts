@@ -4,8 +4,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { type NodeView, nodeViewSchema } from '../../src/cluster/view.js';
+import { ClusterServer } from '../../src/failover/endpoints.js';
 import { AdminClient, Engine, type EngineOptions, Node } from '../../src/index.js';
-import { ClusterServer } from '../../src/node/endpoints.js';
 
 let dir: string;
 const open: { stop(): Promise<void> }[] = [];

@@ -5,9 +5,9 @@ import type { ReplicaMonitor } from '../consistency/replica-monitor.js';
 import type { Engine, EngineEvent } from '../engine/engine.js';
 import { WalshipError } from '../engine/errors.js';
 import { optionsSchema } from '../engine/options.js';
-import type { Agent } from '../failover/agent.js';
+import { parseSize } from '../engine/sizes.js';
+import type { Agent } from './agent.js';
 import { type Answer, checked, JsonServer, Refusal, type Routes } from './http.js';
-import { parseSize } from './units.js';
 
 /** Whose endpoints these are. */
 export interface Endpointed {
