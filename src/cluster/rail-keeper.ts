@@ -93,7 +93,8 @@ export class RailKeeper {
   }
 
   start(): void {
-    this.#timer = setInterval(() => void this.#look(), tickMs).unref();
+    // What an engine refuses that is being closed meanwhile needs no decision any more.
+    this.#timer = setInterval(() => this.#look().catch(() => {}), tickMs).unref();
   }
 
   stop(): void {
