@@ -66,6 +66,8 @@ retain_bytes_max = 0
 listen = "127.0.0.1:0"
 bootstrap = ${first}
 fan_out = 1                       # a chain: every node ships to one other
+suspect_ms = "1s"                 # three servers and their load share this machine: nobody is dead for having to wait for it
+lease_ms = "4s"
 [coordinator]
 kind = "embedded"
 path = "coordinator"
