@@ -42,8 +42,14 @@ export function describeEvent(event: EngineEvent): LogEntry | undefined {
     event: event.type,
     message,
     ...(event.code !== '' && { code: event.code }),
-    facts: { ...(event.node !== '' && { node: event.node }), lsn: String(event.lsn) },
+    facts: { ...(event.node !== '' && { node: event.node }), lsn: String(event.lsn), ...railsIn(event) },
   };
+}
+
+/** From which rails to which, of a change of them. */
+function railsIn({ type, message }: EngineEvent): { readonly from?: string; readonly to?: string } {
+  const [, from, to] = (type === 'rail-changed' && /^(.+?) → (.+?): /.exec(message)) || [];
+  return from !== undefined && to !== undefined ? { from, to } : {};
 }
 
 /** What the monitor has found, or what is over, as a line. */
