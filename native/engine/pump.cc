@@ -240,6 +240,7 @@ bool Pump::round(uint64_t nowNs) {
   }
   busy |= pollParked();
   busy |= positionsChanged();
+  if (primary_) tellObservers();  // a server's commits wait for that; those below a standby, for what is sent up
   for (auto& [id, session] : downstreams_) {
     busy |= session->step(nowNs);
     session->link().flush();

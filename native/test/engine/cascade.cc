@@ -94,6 +94,42 @@ TEST_CASE("engine: threads that ship what they append themselves, beside others 
   checkIdentical(directory, "a", "b");
 }
 
+TEST_CASE("engine: a primary whose own disk does not count commits what its standby has, and its disk follows") {
+  const TemporaryDirectory directory;
+  {
+    auto settings = settingsOf(directory, "a");
+    settings.commitRule = {CommitLevel::flushed, CommitChoice::any, 1, {}, false};
+    auto primary = open(settings);
+    auto standby = open(settingsOf(directory, "b"));
+    REQUIRE(primary->promote(0));
+    follow(*standby, *primary);
+    uint64_t end = 0;
+    bool ahead = false;
+    for (int i = 0; i < 200; ++i) {
+      end = primary->append(std::vector<std::byte>(200, std::byte(i))).value();
+      REQUIRE(primary->pump().waitCommitted(end, 10'000));
+      ahead |= primary->store().flushedLsn() < end;
+    }
+    CHECK(ahead);
+    CHECK(caughtUp(*primary, end));
+    end = appendSome(*primary, 5, 5u << 20);
+    CHECK(primary->pump().waitCommitted(end, 30'000));
+    CHECK(caughtUp(*primary, end));
+    CHECK(caughtUp(*standby, end));
+    // A rule that counts it again.
+    REQUIRE(primary->pump().call([&]() -> Result<uint64_t> {
+      primary->pump().setCommitRule({CommitLevel::flushed, CommitChoice::any, 1, {}});
+      return 0;
+    }));
+    for (int i = 0; i < 20; ++i) {
+      end = primary->append(std::vector<std::byte>(200, std::byte(i))).value();
+      REQUIRE(primary->pump().waitCommitted(end, 10'000));
+      CHECK(primary->store().flushedLsn() >= end);
+    }
+  }
+  checkIdentical(directory, "a", "b");
+}
+
 TEST_CASE("engine: what readers anywhere need is known at the top, as long as they are there") {
   const TemporaryDirectory directory;
   auto [primary, middle, leaf] = chain(directory);
