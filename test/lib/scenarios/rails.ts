@@ -205,8 +205,12 @@ export const rails: readonly Scenario[] = [
     async body(cluster) {
       const ways = waysOf(cluster);
       for (const way of ways) cluster.onEnd(() => way.clear(0));
-      // Everything stands in the queues of the wires: acknowledgements and probes, too.
-      await start(cluster, { stripe: true, bandMs: 1000 }, { ackTimeoutExponent: 16 });
+      // Everything stands in the queues of the wires, acknowledgements and probes, too: not what the dispatcher is to judge by.
+      await start(
+        cluster,
+        { stripe: true, bandMs: 10_000, lossPerSecond: 1_000_000 },
+        { ackTimeoutExponent: 16 },
+      );
       const standby = cluster.member(1).process;
       const measure = async () => {
         await cluster.load(0, {
