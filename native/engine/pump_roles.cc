@@ -4,10 +4,6 @@
 
 namespace walship {
 
-namespace {
-constexpr uint64_t kMs = 1'000'000;
-}  // namespace
-
 // ---- sessions ----
 
 void Pump::pageLoaded(uint64_t page, const Error* error) {
