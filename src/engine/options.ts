@@ -34,7 +34,7 @@ const commitRule = z
     if (level === 'async') {
       if (any !== undefined || first !== undefined || nodes !== undefined)
         problem('level async waits for no standby: leave out any, first and nodes');
-      if (ownDisk !== undefined) problem('level async waits for the own disk alone: leave out ownDisk');
+      if (ownDisk === false) problem('level async waits for the own disk alone: ownDisk cannot be false');
       return;
     }
     if ((any === undefined) === (first === undefined)) problem('needs either any: k or first: k');
