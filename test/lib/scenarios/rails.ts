@@ -240,7 +240,8 @@ export const rails: readonly Scenario[] = [
       );
       const changed = moved(cluster.member(1).process.events).map(({ message }) => message);
       cluster.note(changed.join('\n    '));
-      expect(striped / single, cluster.notes.join('\n')).toBeGreaterThan(1.8);
+      // About 2 where nothing else is scarce; the processors that do the shipping here are emulated.
+      expect(striped / single, cluster.notes.join('\n')).toBeGreaterThan(1.6);
       await cluster.verify();
     },
   },
