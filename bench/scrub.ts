@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { scrubDefaults } from '../src/consistency/scrubber.js';
 import type { CommitRule } from '../src/index.js';
 import type { Bench, BenchOptions } from './lib/bench.js';
@@ -13,6 +14,7 @@ const fillAppends = 3000;
 const fillBytes = 65536;
 const commitBytes = 512;
 const warmup = 200;
+const settleMs = 500;
 const pageBytes = 256 * 1024;
 const full = 2 ** 40;
 const paces = [
@@ -89,6 +91,8 @@ async function measureCommits(
     rounds,
     paces.map(({ bytesPerSecond }, i) => async () => {
       for (const node of [cluster.node(0), cluster.node(1)]) await node.call('scrubAt', bytesPerSecond);
+      // What beginning a pass costs is not what it costs to go on with it.
+      await sleep(settleMs);
       const { commit } = await cluster.primary.call('drive', {
         appendBytes: commitBytes,
         inFlight: 1,
@@ -110,7 +114,13 @@ async function measureCommits(
       unit: 'µs p99',
       limit: { name: 'with the scrubber off', value: off },
       p50Us: median(p50Us),
-      remark: `p50 ${median(p50Us).toFixed(0)}`,
+      // What a machine does by itself moves the p99 of a second more than the scrubber does: a round has each of them.
+      remark: `p50 ${median(p50Us).toFixed(0)}; round by round ${shareOf(p99Us, times[0]?.p99Us).toFixed(3)}`,
     });
   }
+}
+
+/** The median of each round's ratio. */
+function shareOf(values: readonly number[], limits: readonly number[] = []): number {
+  return median(values.map((value, round) => value / (limits[round] ?? Number.NaN)));
 }

@@ -19,12 +19,12 @@ export function sizeName(bytes: number): string {
   return bytes % 1024 === 0 ? `${bytes / 1024}KiB` : `${bytes}B`;
 }
 
-/** Calls each of `measures` once per round, in turn: whatever else the machine does falls on all of them alike. */
+/** Calls each of `measures` once per round, each time another one first: whatever else the machine does falls on all alike. */
 export async function interleave(
   rounds: number,
   measures: readonly (() => Promise<unknown>)[],
 ): Promise<void> {
   for (let round = 0; round < rounds; round++) {
-    for (const measure of measures) await measure();
+    for (let i = 0; i < measures.length; i++) await measures[(round + i) % measures.length]?.();
   }
 }

@@ -46,8 +46,12 @@ class Histogram {
     const auto wanted = static_cast<uint64_t>(share * static_cast<double>(all - 1)) + 1;
     uint64_t seen = 0;
     for (uint32_t bucket = 0; bucket < kBuckets; ++bucket) {
-      seen += count(bucket);
-      if (seen >= wanted) return floorOf(bucket);
+      const uint64_t here = count(bucket);
+      // Those of a bucket are taken to lie evenly in it.
+      if (here > 0 && seen + here >= wanted) {
+        return floorOf(bucket) + (floorOf(bucket + 1) - floorOf(bucket)) * (wanted - seen - 1) / here;
+      }
+      seen += here;
     }
     return floorOf(kBuckets - 1);
   }

@@ -167,7 +167,8 @@ Result<PageReply> Engine::ask(const std::string& node, const PageQuery& query) {
   pump_->post([this, node, query, promise] {
     pump_->askPages(node, query, [promise](Result<PageReply> reply) { promise->set_value(std::move(reply)); });
   });
-  const std::chrono::milliseconds patience(2 * settings_.session.linkTimeoutMs);
+  // A node that gives way to its log takes its time; one that is gone the link's own time-out finds.
+  const std::chrono::milliseconds patience(2 * settings_.session.linkTimeoutMs + 2000);
   if (answer.wait_for(patience) != std::future_status::ready) {
     return makeError("WALSHIP_ERR_TIMEOUT", "'" + node + "' has not answered within " + std::to_string(patience.count()) + " ms");
   }

@@ -183,6 +183,8 @@ class Pump final : public SessionHost {
   void endUpstream();
   void upstreamEnded();
   bool goOnOverSpare(const std::vector<std::string>& failed);
+  // As the link comes back: tells of it if it is over other rails than the last one.
+  void goOnAfterGap();
   void moveIfDue();
   void dropSpares();
   bool pollParked();

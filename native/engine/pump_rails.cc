@@ -137,7 +137,7 @@ void Pump::adoptUpstream(Established established) {
   spares_[id] = std::make_unique<ParkedLink>(std::move(established.link), established.node, established.rail,
                                              ParkedLink::Side::probes, parkedSettings());
   if (first) {
-    goOnOverSpare({});
+    goOnAfterGap();
   } else {
     event("rail-up", spares_[id]->node(), makeError("", established.rail));
     moveIfDue();
@@ -194,6 +194,13 @@ bool Pump::goOnOverSpare(const std::vector<std::string>& failed) {
   return true;
 }
 
+void Pump::goOnAfterGap() {
+  const std::vector<std::string> before = railsUsed_;
+  if (!goOnOverSpare({}) || before.empty() || before == railsUsed_) return;
+  event("rail-changed", upstream_->node(),
+        makeError("", listed(before) + " → " + listed(railsUsed_) + ": the first one that is up again"));
+}
+
 void Pump::endUpstream() {
   unwatch(upstream_->link());
   upstream_.reset();
@@ -232,6 +239,7 @@ void Pump::dropUpstream(const Error& why) {
     event("upstream-down", node, why);
   }
   dropSpares();
+  railsUsed_.clear();
   upstreamRails_ = {};
   railProblems_.clear();
   railFailures_.clear();
@@ -363,7 +371,7 @@ void Pump::watchSilence(uint64_t nowNs) {
   for (auto& [id, session] : downstreams_) {
     if (silent(*session, parked_)) session->end(why(session->node()));
   }
-  if (!upstream_ && !spares_.empty()) goOnOverSpare({});
+  if (!upstream_ && !spares_.empty()) goOnAfterGap();
   moveIfDue();
 }
 

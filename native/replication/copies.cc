@@ -21,7 +21,8 @@ PageRange completePages(Store& store) {
   return {first, std::max(first, flushed.page)};
 }
 
-Result<std::vector<PageCopies>> copiesOf(Store& store, uint64_t first, uint32_t count) {
+Result<std::vector<PageCopies>> copiesOf(Store& store, uint64_t first, uint32_t count, Places places,
+                                         const GiveWay& giveWay) {
   const auto record = NodeRecordFile::load(store.log().settings().dir);
   if (!record) return record.error();
   const PageRange range = completePages(store);
@@ -31,8 +32,10 @@ Result<std::vector<PageCopies>> copiesOf(Store& store, uint64_t first, uint32_t 
   for (uint32_t i = 0; i < count; ++i) {
     const uint64_t page = first + i;
     if (!within(range, page)) continue;
+    giveWay(bytes.size());
     store.log().readRaw(page, 0, bytes);
     copies[i].disk = examine(bytes, store.geometry(), page, history);
+    if (places == Places::disk) continue;
     if (const Pin pin = completeInMemory(store, page)) copies[i].memory = examine(pin.bytes(), store.geometry(), page, history);
   }
   // What was trimmed or cut under the look at it, is not damaged: it is gone.
@@ -49,14 +52,15 @@ Buffer pageInMemory(Store& store, uint64_t page) {
   return bytes;
 }
 
-PageReply replyTo(const PageQuery& query, Store& store) {
+PageReply replyTo(const PageQuery& query, Store& store, const GiveWay& giveWay) {
   PageReply reply{query.id, query.question, {}, {}};
   if (query.question == PageQuestion::copies) {
     // What cannot be told counts as not there: the asker has others to ask.
-    const auto copies = copiesOf(store, query.page, query.count);
+    const auto copies = copiesOf(store, query.page, query.count, Places::disk, giveWay);
     reply.copies.resize(query.count);
     for (uint32_t i = 0; copies && i < query.count; ++i) reply.copies[i] = copies.value()[i].disk;
   } else if (within(completePages(store), query.page) && query.offset + query.count <= store.geometry().pageBytes) {
+    giveWay(query.count);
     reply.bytes.resize(query.count);
     store.log().readRaw(query.page, query.offset, reply.bytes);
   }

@@ -2,6 +2,8 @@
 // the pump.
 #pragma once
 
+#include <functional>
+
 #include "replication/messages.h"
 #include "replication/store.h"
 
@@ -19,10 +21,13 @@ struct PageRange {
 };
 
 PageRange completePages(Store& store);
+// Called before so many bytes are read and checked; may wait.
+using GiveWay = std::function<void(size_t)>;
+enum class Places : uint8_t { disk, diskAndMemory };
 // Of pages `first` to `first + count − 1`; absent where this node has none.
-Result<std::vector<PageCopies>> copiesOf(Store& store, uint64_t first, uint32_t count);
+Result<std::vector<PageCopies>> copiesOf(Store& store, uint64_t first, uint32_t count, Places places, const GiveWay& giveWay);
 // The whole page as it is in memory; empty if it is not there.
 Buffer pageInMemory(Store& store, uint64_t page);
-PageReply replyTo(const PageQuery& query, Store& store);
+PageReply replyTo(const PageQuery& query, Store& store, const GiveWay& giveWay);
 
 }  // namespace walship

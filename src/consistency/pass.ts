@@ -63,8 +63,11 @@ export interface PassOptions {
 }
 
 const findingsMax = 10_000;
-/** A batch is what is read within so much of a second: small ones leave the disk free for the log in between. */
-const batchesPerSecond = 4;
+/**
+ * A batch is what is looked at within so much time, for a neighbour that gives way to its log is not waited for much longer.
+ * Smaller ones cost more: a question and its answer wake a dozen threads on two nodes, whatever they are about.
+ */
+const batchMs = 500;
 /** What a page is may change under the look at it: then it is looked at again. */
 const triesMax = 5;
 const pinnedMs = 20;
@@ -132,13 +135,17 @@ export class Pass {
     progress.firstPage = progress.page = from > first && from < end ? from : first;
     progress.endPage = end;
     progress.totalBytes = (end - progress.firstPage) * pageBytes;
-    const paced = bytesPerSecond > 0 ? Math.floor(bytesPerSecond / batchesPerSecond / pageBytes) : Infinity;
-    const batch = Math.min(Pages.countMax(pageBytes), Math.max(1, paced));
+    const paced = bytesPerSecond > 0 ? Math.floor((bytesPerSecond * batchMs) / 1000 / pageBytes) : Infinity;
+    const batchMax = Math.min(Pages.countMax(pageBytes), Math.max(1, paced));
+    let batch = 1;
     const startedMs = performance.now();
     let before: PageCopy | undefined;
     while (progress.page < end && !signal.aborted) {
       const count = Math.min(batch, end - progress.page);
+      const lookedMs = performance.now();
       before = await this.#look(progress.page, count, before);
+      const fitting = (count * batchMs) / (performance.now() - lookedMs);
+      batch = Math.max(1, Math.min(batchMax, 2 * batch, Math.floor(fitting)));
       progress.page += count;
       progress.doneBytes += count * pageBytes;
       if (bytesPerSecond === 0) continue;

@@ -24,7 +24,7 @@ export const scrubSchema = z.strictObject({
 });
 
 export interface ScrubSettings {
-  /** Of the log, looked at in the background; as much is asked of each neighbour. 0: never. Default 1 MiB. */
+  /** Of the log, looked at in the background; as much is asked of each neighbour. 0: never. Default 512 KiB. */
   readonly bytesPerSecond?: number | undefined;
   /** Repair what can be. Default true. */
   readonly repair?: boolean | undefined;
@@ -33,7 +33,7 @@ export interface ScrubSettings {
 }
 
 export const scrubDefaults = {
-  bytesPerSecond: 1024 * 1024,
+  bytesPerSecond: 512 * 1024,
   repair: true,
   pauseMs: 600_000,
 } as const satisfies Required<ScrubSettings>;

@@ -68,9 +68,10 @@ function* reasons(changes: readonly Change[], deeds: readonly RailDeed[]): Itera
         at - slackMs <= change.at &&
         change.at <= until + slackMs,
     );
-    const said = /(degraded: |is excluded$|pinned.* has been well for |: striped$|has been well for )/.test(
-      change.line.message,
-    );
+    const said =
+      /(degraded: |is excluded$|pinned.* has been well for |: striped$|has been well for |is up again$)/.test(
+        change.line.message,
+      );
     if (!cut && !said && left.length > 0) yield `${shown(change)} has no reason`;
   }
 }

@@ -15,7 +15,7 @@ void flipInMemory(Engine& node, uint64_t page, uint32_t offset) {
 }
 
 PageCopies copiesOfPage(Engine& node, uint64_t page) {
-  auto copies = copiesOf(node.store(), page, 1);
+  auto copies = copiesOf(node.store(), page, 1, Places::diskAndMemory, [](size_t) {});
   REQUIRE(copies);
   return copies.value()[0];
 }
@@ -64,7 +64,7 @@ TEST_CASE("scrub: neighbours are asked in both directions, and say what is on th
   for (const std::string neighbour : {"a", "c"}) {
     const auto theirs = b->copiesAt(neighbour, 0, kCopiesPerReplyMax);
     REQUIRE(theirs);
-    const auto ours = copiesOf(b->store(), 0, kCopiesPerReplyMax);
+    const auto ours = copiesOf(b->store(), 0, kCopiesPerReplyMax, Places::disk, [](size_t) {});
     REQUIRE(ours);
     for (size_t i = 0; i < kCopiesPerReplyMax; ++i) {
       CHECK(theirs.value()[i].state == CopyState::good);
