@@ -244,7 +244,12 @@ aimed(program.command('verify'))
     'Has a running node compare every page of its log: memory, disk, and the disks of its neighbours.',
   )
   .option('--repair', 'repair damaged pages from good copies, while the node goes on')
-  .option('--rate <size>', 'so much a second; 0: as fast as it goes', size, 64 * 1024 * 1024)
+  .option(
+    '--rate <size>',
+    'so much a second at most, and less while the log is busy; 0: as fast as it goes',
+    size,
+    64 * 1024 * 1024,
+  )
   .option('--json', 'the outcome as JSON; LSNs are decimal text')
   .addHelpText(
     'after',
