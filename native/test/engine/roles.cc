@@ -158,7 +158,9 @@ TEST_CASE("follow: another upstream at once, whatever the back-off, and however 
   std::this_thread::sleep_for(std::chrono::milliseconds(50));
   arrives(*middle);
   // Nobody listens there: the next try would come in twenty seconds.
-  REQUIRE(standby->follow(ConnectTarget{{"127.0.0.1", 1}, "", "", 0, ""}));
+  ConnectTarget nobody;
+  nobody.address = {"127.0.0.1", 1};
+  REQUIRE(standby->follow(nobody));
   CHECK(within(5000, [&] { return saw(*standby, "upstream-unreachable"); }));
   arrives(*primary);
   // A promise and the end do not wait for a try that hangs.
