@@ -7,9 +7,9 @@ import {
   mayTakeOver,
   type Promised,
   promisesNeeded,
+  realStandbysOf,
   reignOf,
   ruleOver,
-  standbysOf,
 } from './quorum.js';
 import { beginReign } from './reign.js';
 import {
@@ -498,7 +498,7 @@ function whyNot(
   const needed = promisesNeeded(record.rule);
   const against = unwilling.length > 0 ? `; not willing: ${unwilling.join(', ')}` : '';
   if (needed === undefined) return `waits until the lease of '${record.node}' has surely run out${against}`;
-  const names = standbysOf(record.rule);
+  const names = realStandbysOf(record.rule);
   const have = names.filter((name) => promised.some(({ node }) => node === name));
   return (
     `no standby can be promoted safely: '${record.node}', primary in epoch ${record.epoch}, committed with the standbys ` +

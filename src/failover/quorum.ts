@@ -45,7 +45,8 @@ export function standbysOf(rule: CommitRule): readonly string[] {
  * - The old primary promised, too: it commits nothing more, and what it committed it holds itself: its log was part of
  *   every commit. At level `received`, or if its own disk does not count, that is so only while its process has lived on.
  * - Else as many of the rule's standbys as leave the old primary fewer than it needs (n − k + 1): they share at least one
- *   node with every set of k that ever acknowledged a commit of this reign.
+ *   node with every set of k that ever acknowledged a commit of this reign. What stands in for members that have not
+ *   registered is none of the n: it acknowledges nothing, and waiting for its promise would be waiting for ever.
  *
  * If none of them has the log up to where the reign began, nothing was committed in it with their help (its own primary may
  * have lost what it had taken over and not flushed), and it is the reign before that has to be satisfied, too.
@@ -61,7 +62,7 @@ export function mayTakeOver(old: Reign, candidate: LogPlace, promises: Iterable<
     if (!valid.some((promise) => promise.node === node && (promise.whole || !memoryOnly))) {
       const needed = promisesNeeded(rule);
       if (needed === undefined) return false;
-      const names = standbysOf(rule);
+      const names = realStandbysOf(rule);
       if (valid.filter((promise) => names.includes(promise.node)).length < needed) return false;
     }
     if (candidate.logEpoch >= epoch) return true;
@@ -69,14 +70,22 @@ export function mayTakeOver(old: Reign, candidate: LogPlace, promises: Iterable<
   return false;
 }
 
-/** Promises of the rule's standbys that leave fewer than it needs; undefined if no number does (`async`). */
+/**
+ * Promises of the rule's standbys that leave fewer than it needs; undefined if no number does (`async`). 0: the rule has
+ * fewer nodes than it needs, and nothing was ever committed by it.
+ */
 export function promisesNeeded(rule: CommitRule): number | undefined {
   if (rule.level === 'async') return undefined;
-  return standbysOf(rule).length - standbysNeeded(rule) + 1;
+  return Math.max(0, realStandbysOf(rule).length - standbysNeeded(rule) + 1);
 }
 
 /** Begins what stands in a rule for a member that has not registered yet: no node is called that. */
-export const unregistered = '.unregistered.';
+const unregistered = '.unregistered.';
+
+/** Those of the rule that can acknowledge anything, and so promise. */
+export function realStandbysOf(rule: CommitRule): readonly string[] {
+  return standbysOf(rule).filter((node) => !node.startsWith(unregistered));
+}
 
 /**
  * Who counts for the primary's commits: of those that can be promoted the connected ones, as long as they are enough;

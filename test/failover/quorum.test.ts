@@ -119,7 +119,20 @@ test('a rule that asks for more than there are members is met by nobody', () => 
   const base = { level: 'flushed', any: 2 } as const;
   const chosen = chooseStandbys(base, ['b'], new Set(['b']), []);
   expect(chosen).toHaveLength(2);
-  expect(promisesNeeded(ruleOver(base, chosen))).toBe(1);
+  expect(promisesNeeded(ruleOver(base, chosen))).toBe(0);
+});
+
+test('what stands in for a member that has not registered is not waited for', () => {
+  const base = { level: 'received', any: 1 } as const;
+  const alone = chooseStandbys(base, [], new Set(), []);
+  // As a primary that dies while b and c take the place of nobody leaves it.
+  const rule = ruleOver(base, [...alone, 'b', 'c']);
+  const old = { node: 'a', epoch: 1n, rule };
+  const [b, c] = (['b', 'c'] as const).map((node) => ({ node, logEpoch: 1n, lsn: 7n, whole: true }));
+  if (!b || !c) throw new Error('there are two');
+  expect(promisesNeeded(rule)).toBe(2);
+  expect(mayTakeOver(old, b, [b, c])).toBe(true);
+  expect(mayTakeOver(old, b, [b])).toBe(false);
 });
 
 test('first k are the first connected ones, in the order of the list', () => {
