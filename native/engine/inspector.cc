@@ -12,7 +12,7 @@ namespace {
 constexpr int kNice = 10;
 // A log that moves within this time is a busy one.
 constexpr std::chrono::milliseconds kGlance(1);
-// A piece and a pause: 5 MB/s beside a busy log. A piece takes some 100 µs, so that of the commits on two nodes that are
+// A piece, or a page where that is larger, and a pause: 5 MB/s beside a busy log. A piece takes some 100 µs, so that of the commits on two nodes that are
 // looked at as fast as it goes fewer than 1 % meet one.
 constexpr size_t kPieceBytes = 256 * 1024;
 constexpr std::chrono::milliseconds kPause(50);
@@ -43,7 +43,8 @@ void Inspector::answer(const PageQuery& query, std::function<void(PageReply)> do
 Result<std::vector<PageCopies>> Inspector::copies(uint64_t first, uint32_t count) {
   std::promise<Result<std::vector<PageCopies>>> promise;
   auto found = promise.get_future();
-  post([&] { promise.set_value(copiesOf(store_, first, count, Places::diskAndMemory, [this](size_t bytes) { giveWay(bytes); })); });
+  const GiveWay giveWay = [this](size_t bytes) { this->giveWay(bytes); };
+  post([&] { promise.set_value(copiesOf(store_, first, count, Places::diskAndMemory, giveWay)); });
   return found.get();
 }
 

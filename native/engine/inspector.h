@@ -26,9 +26,9 @@ class Inspector {
  private:
   using Job = std::function<void()>;
   void post(Job job);
-  // Before every piece that is looked at: a pause, if the log is busy. A low priority alone would not
-  // do: a commit that finds every core busy waits for the rest of a slice, or for the disk's queue. (ZFS scrubs likewise:
-  // zfs_scan_idle, zfs_scrub_delay.)
+  // Before every piece that is looked at: a pause, if the log is busy. A low priority alone would not do: a commit that
+  // finds every core busy waits for the rest of a slice, or for the disk's queue. (ZFS scrubs likewise: zfs_scan_idle,
+  // zfs_scrub_delay.)
   void giveWay(size_t bytes);
   void run();
 

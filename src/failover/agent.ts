@@ -8,7 +8,7 @@ import type { ClusterView, Coordinator, Member } from './coordinator/coordinator
 import { EngineFacts } from './facts.js';
 import { Mesh } from './mesh.js';
 import type { Action, Command, ControllerSettings, Event, TellFacts } from './protocol.js';
-import { realStandbysOf } from './quorum.js';
+import { registeredStandbysOf } from './quorum.js';
 import { lastPrimary } from './state.js';
 
 /** What is made primary or standby: an engine, or a database on one. */
@@ -208,7 +208,7 @@ export class Agent extends EventEmitter<{
           ...(upstream && { upstream }),
         };
       }),
-      counting: rule ? realStandbysOf(rule) : [],
+      counting: rule ? registeredStandbysOf(rule) : [],
       ...(state.reign && { leaseMs: Math.max(0, state.reign.leaseUntil - nowMs()) }),
     };
   }

@@ -7,7 +7,7 @@ import {
   mayTakeOver,
   type Promised,
   promisesNeeded,
-  realStandbysOf,
+  registeredStandbysOf,
   reignOf,
   ruleOver,
 } from './quorum.js';
@@ -498,7 +498,7 @@ function whyNot(
   const needed = promisesNeeded(record.rule);
   const against = unwilling.length > 0 ? `; not willing: ${unwilling.join(', ')}` : '';
   if (needed === undefined) return `waits until the lease of '${record.node}' has surely run out${against}`;
-  const names = realStandbysOf(record.rule);
+  const names = registeredStandbysOf(record.rule);
   const have = names.filter((name) => promised.some(({ node }) => node === name));
   return (
     `no standby can be promoted safely: '${record.node}', primary in epoch ${record.epoch}, committed with the standbys ` +

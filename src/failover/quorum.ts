@@ -62,7 +62,7 @@ export function mayTakeOver(old: Reign, candidate: LogPlace, promises: Iterable<
     if (!valid.some((promise) => promise.node === node && (promise.whole || !memoryOnly))) {
       const needed = promisesNeeded(rule);
       if (needed === undefined) return false;
-      const names = realStandbysOf(rule);
+      const names = registeredStandbysOf(rule);
       if (valid.filter((promise) => names.includes(promise.node)).length < needed) return false;
     }
     if (candidate.logEpoch >= epoch) return true;
@@ -76,14 +76,14 @@ export function mayTakeOver(old: Reign, candidate: LogPlace, promises: Iterable<
  */
 export function promisesNeeded(rule: CommitRule): number | undefined {
   if (rule.level === 'async') return undefined;
-  return Math.max(0, realStandbysOf(rule).length - standbysNeeded(rule) + 1);
+  return Math.max(0, registeredStandbysOf(rule).length - standbysNeeded(rule) + 1);
 }
 
 /** Begins what stands in a rule for a member that has not registered yet: no node is called that. */
 const unregistered = '.unregistered.';
 
 /** Those of the rule that can acknowledge anything, and so promise. */
-export function realStandbysOf(rule: CommitRule): readonly string[] {
+export function registeredStandbysOf(rule: CommitRule): readonly string[] {
   return standbysOf(rule).filter((node) => !node.startsWith(unregistered));
 }
 
