@@ -84,6 +84,8 @@ class Capture final : private WalHook::Listener {
   };
   Result<std::optional<Anchor>> newestAnchor(const WalIndexHeader& header);
   Result<bool> holds(const WalPlace& place, const WalIndexHeader& header);
+  Result<bool> changesBehind(uint64_t lsn);
+  Result<void> noteStart(bool asClosed);
   Result<uint32_t> pragma(const char* name);
   Result<void> snapshot();
   Result<void> anchor();

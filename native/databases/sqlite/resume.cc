@@ -133,6 +133,21 @@ Result<std::optional<Capture::Anchor>> Capture::newestAnchor(const WalIndexHeade
   }
 }
 
+// Whether the log holds more behind `lsn` than places, which starts that were killed have left; or does not reach there.
+Result<bool> Capture::changesBehind(uint64_t lsn) {
+  const uint64_t end = engine_.pump().appender().endLsn();
+  if (lsn < engine_.log().firstLsn() || lsn > end) return true;
+  auto begin = transactionBefore(engine_, lsn);
+  if (!begin) return begin.error();
+  RecordReader reader(engine_, begin.value().value_or(engine_.log().firstLsn()));
+  for (;;) {
+    auto record = reader.next(end);
+    if (!record) return record.error();
+    if (!record.value()) return false;
+    if (record.value()->endLsn > lsn && !record.value()->view.header().noChange()) return true;
+  }
+}
+
 // The log is ahead: its transactions behind `lsn` come into the database as one.
 Result<void> Capture::applyLogFrom(uint64_t lsn) {
   const uint64_t end = engine_.pump().appender().endLsn();
@@ -222,10 +237,18 @@ Result<void> Capture::anchor() {
   return outcome;
 }
 
+Result<void> Capture::noteStart(bool asClosed) {
+  return sidecar_->update([&](SidecarState& into) {
+    into.role = SidecarRole::primary;
+    into.closedCleanly = asClosed;
+    return true;
+  });
+}
+
 Result<void> Capture::resume() {
   // Before a connection of ours changes the files.
   const SidecarState state = sidecar_->state();
-  const bool untouched = state.closedCleanly && state.stamp == sidecar_->stampNow();
+  const FilesStamp stamp = sidecar_->stampNow();
   if (auto opened = open(); !opened) return opened;
   if (auto filled = fillPartialRecord(); !filled) return filled;
   // A primary applies nothing from its log.
@@ -240,27 +263,34 @@ Result<void> Capture::resume() {
   auto pageBytes = pragma("PRAGMA page_size");
   if (!pageBytes) return pageBytes.error();
   pageBytes_ = pageBytes.value();
-  if (auto noted = sidecar_->update([](SidecarState& into) {
-        into.role = SidecarRole::primary;
-        into.closedCleanly = false;
-        return true;
-      });
-      !noted) {
-    return noted;
+  bool current = false;   // the WAL is where the log ends, or beyond
+  bool asClosed = false;  // or else nobody has written since all of it was in the log
+  if (last.value()) {
+    auto held = holds(last.value()->place, header.value());
+    if (!held) return held.error();
+    current = held.value();
   }
+  // Of a start that was killed there may be a WAL without a commit.
+  const bool noWal = state.stamp.walBytes == 0 && header.value().frames == 0;
+  if (last.value() && !current && state.closedCleanly && state.stamp.sameDatabase(stamp) && (noWal || state.stamp == stamp)) {
+    auto changes = changesBehind(state.appliedLsn);
+    if (!changes) return changes.error();
+    asClosed = !changes.value();
+  }
+  // What was closed in order counts as that until the log says where the WAL goes on: this start may be killed, too.
+  if (auto noted = noteStart(asClosed); !noted) return noted;
 
   if (!last.value()) return snapshot();
-  auto current = holds(last.value()->place, header.value());
-  if (!current) return current.error();
-  if (current.value()) {
+  if (current) {
     transcriber_->start(last.value()->place, last.value()->databasePages, end);
     return captureTo(header.value());
   }
-  if (untouched && state.appliedLsn >= last.value()->lsn) {
+  if (asClosed) {
     const bool empty = header.value().frames == 0;
     const WalPlace now{header.value().salts, header.value().frames, header.value().frameSum};
     transcriber_->start(empty ? WalPlace{} : now, pages.value(), end);
-    return anchor();
+    if (auto anchored = anchor(); !anchored) return anchored;
+    return noteStart(false);
   }
   auto known = newestAnchor(header.value());
   if (!known) return known.error();

@@ -36,7 +36,7 @@ StateFile fileOf(const std::string& databasePath) {
 
 void addFile(const std::string& path, uint64_t& bytes, uint64_t& changedNs) {
   struct stat found{};
-  if (::stat(path.c_str(), &found) != 0) return;
+  if (::stat(path.c_str(), &found) != 0 || found.st_size == 0) return;
   bytes = static_cast<uint64_t>(found.st_size);
   changedNs = static_cast<uint64_t>(found.st_mtim.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(found.st_mtim.tv_nsec);
 }

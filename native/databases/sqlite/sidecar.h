@@ -21,6 +21,9 @@ struct FilesStamp {
   uint64_t walBytes = 0;
   uint64_t walChangedNs = 0;
   bool operator==(const FilesStamp&) const = default;
+  bool sameDatabase(const FilesStamp& other) const {
+    return databaseBytes == other.databaseBytes && databaseChangedNs == other.databaseChangedNs;
+  }
 };
 
 struct SidecarState {
@@ -42,7 +45,7 @@ class Sidecar {
   SidecarState state() const;
   // Changes and durably stores it; `change` gives false to leave it as it is.
   Result<void> update(const std::function<bool(SidecarState&)>& change);
-  // Of the files as they are now; a missing file counts as empty.
+  // Of the files as they are now; an empty file counts as missing: to open a database makes an empty WAL.
   FilesStamp stampNow() const;
 
  private:

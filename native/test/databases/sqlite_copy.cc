@@ -194,17 +194,23 @@ TEST_CASE("sqlite copy: a primary killed within one leaves no copy, and the log 
       auto capture = startCapture(*engine, path, wait);
       if (::write(ready[1], "", 1) != 1) ::_exit(1);
       Writers writers(path, 1);
+      bool copied = false;
+      for (int tries = 0; !copied && tries < 100; ++tries) copied = capture->snapshotNow().ok();
+      if (!copied || ::write(ready[1], "", 1) != 1) ::_exit(1);
       for (;;) static_cast<void>(capture->snapshotNow());
     }
     ::close(ready[1]);
     char byte = 0;
     REQUIRE(::read(ready[0], &byte, 1) == 1);
-    ::close(ready[0]);
+    // Every other one within its first copy, or within a later one.
+    if (life % 2 == 1) REQUIRE(::read(ready[0], &byte, 1) == 1);
     std::this_thread::sleep_for(std::chrono::milliseconds(10 + random() % 120));
     ::kill(child, SIGKILL);
     int status = 0;
     REQUIRE(::waitpid(child, &status, 0) == child);
     REQUIRE(WIFSIGNALED(status));
+    REQUIRE(WTERMSIG(status) == SIGKILL);
+    ::close(ready[0]);  // not before: the child would end by SIGPIPE
     if (life % 5 != 4) continue;
     auto engine = openPrimary(scratch / "log");
     auto capture = startCapture(*engine, path, false);
