@@ -119,6 +119,7 @@ export class Agent extends EventEmitter<{
       cluster: options.cluster,
       listen: options.listen,
       clock: options.clock ?? new HybridClock(),
+      silentMsMax: Math.max(1000, 4 * options.settings.suspectMs),
       onMessage: (from, message) => agent?.step({ type: 'message', from, message }),
       onPeer: (node, up, refused) => agent?.step({ type: 'peer', node, up, refused }),
     });

@@ -14,6 +14,11 @@ export interface MeshOptions {
   readonly listen: string;
   /** What is said carries its stamp, and what is heard moves it. */
   readonly clock: HybridClock;
+  /**
+   * One that has said nothing for so long is dialled anew: a connection that lost its packets may take long to notice. Must
+   * be well over the time after which silence is taken for death, or that time would be counted from the dialling again.
+   */
+  readonly silentMsMax: number;
   readonly onMessage: (from: string, message: Message) => void;
   /** `refused`: there is no process at its address. */
   readonly onPeer: (node: string, up: boolean, refused: boolean) => void;
@@ -32,8 +37,6 @@ const redialMsMax = 500;
 const dialMsMax = 1000;
 /** Once there is somebody at the other end: on a slow machine the hand-shake takes its time, and would be begun for ever. */
 const handshakeMsMax = 5000;
-/** One that has said nothing for so long is dialled anew: a connection that lost its packets may take long to notice. */
-const silentMsMax = 1000;
 /** Twice as long with every connection that was dialled in vain for its silence: what is slow is not made faster by more of them. */
 const silentDoublings = 3;
 const backlogBytesMax = 1024 * 1024;
@@ -98,7 +101,7 @@ export class Mesh {
     this.#server.maxConnections = strangersMax * 2;
     // Scanners, and nodes with another secret: their connection is closed, that is all.
     this.#server.on('tlsClientError', (_, socket) => socket.destroy());
-    this.#watch = setInterval(() => this.#dropSilent(), silentMsMax / 4).unref();
+    this.#watch = setInterval(() => this.#dropSilent(), options.silentMsMax / 4).unref();
   }
 
   get port(): number {
@@ -218,7 +221,7 @@ export class Mesh {
   #dropSilent(): void {
     const now = performance.now();
     for (const peer of this.#peers.values()) {
-      if (!peer.up || now - peer.heardAt <= silentMsMax * 2 ** peer.silentDrops) continue;
+      if (!peer.up || now - peer.heardAt <= this.#options.silentMsMax * 2 ** peer.silentDrops) continue;
       peer.silentDrops = Math.min(peer.silentDrops + 1, silentDoublings);
       peer.socket?.destroy();
     }
