@@ -12,6 +12,9 @@ namespace {
 
 constexpr uint64_t kChunkBytes = 1u << 20;
 constexpr auto kRetryAfter = std::chrono::seconds(1);
+// With a spare left, the next one is not urgent: the disk, and the processor, are the log's for so much of the time.
+constexpr uint32_t kRestShare = 9;
+constexpr auto kRestMax = std::chrono::milliseconds(100);
 // Files that trimming sets free are kept beyond what is wanted, to the number that one trim may give at once:
 // making one writes it whole, which costs as much as the log itself.
 constexpr uint32_t kGivenMax = 2;
@@ -102,6 +105,13 @@ bool Spares::hurried() const {
   return awaited_ || stopping_;
 }
 
+// Not when this one is the next to be taken.
+void Spares::rest(std::chrono::nanoseconds time) {
+  std::unique_lock lock(mutex_);
+  work_.wait_for(lock, std::min<std::chrono::nanoseconds>(time, kRestMax),
+                 [this] { return awaited_ || stopping_ || ready_.empty(); });
+}
+
 void Spares::run() {
   std::unique_lock lock(mutex_);
   const auto wanted = [&] { return stopping_ || awaited_ || ready_.size() < settings_.wanted; };
@@ -153,8 +163,14 @@ Result<void> Spares::fill(int fd, const std::string& file) {
     // Only for speed (a written block costs less to sync again), so a writer that waits is not kept waiting
     // for it.
     for (uint64_t at = 0; at < settings_.fileBytes && !hurried(); at += kChunkBytes) {
+      const auto begun = std::chrono::steady_clock::now();
       const Bytes chunk(zeros.data(), std::min(kChunkBytes, settings_.fileBytes - at));
       if (auto written = writeAt(fd, chunk, at, file); !written) return written;
+      // Chunk by chunk: whole files at once would hold up the log's own syncs behind them. What this could not write, the
+      // sync of the file tells.
+      static_cast<void>(::sync_file_range(fd, static_cast<off_t>(at), static_cast<off_t>(chunk.size()),
+                                          SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER));
+      rest(kRestShare * (std::chrono::steady_clock::now() - begun));
     }
   }
   if (::fsync(fd) != 0) return ioError("cannot sync", errno, file);

@@ -3,6 +3,7 @@
 // page numbers and the frame chain tell from new ones.
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <mutex>
@@ -45,11 +46,12 @@ class Spares {
   Result<std::string> make(uint64_t number);
   Result<void> fill(int fd, const std::string& file);
   bool hurried() const;
+  void rest(std::chrono::nanoseconds time);
   void wake();  // with mutex_ held
 
   const SpareSettings settings_;
   mutable std::mutex mutex_;
-  std::condition_variable work_;  // for the thread: a file is wanted, or stop
+  std::condition_variable work_;  // for the thread: a file is wanted, the last one is taken, or stop
   std::condition_variable made_;  // for the writer: an attempt has ended
   std::deque<std::string> ready_;
   uint64_t nextNumber_;
