@@ -137,7 +137,10 @@ CommitLevel Pump::awaitedLevel() const {
 
 SyncUrgency Pump::syncUrgency() const {
   if (primary_ && rule_.level >= CommitLevel::flushed && !rule_.ownDisk) return SyncUrgency::none;
-  return awaitedLevel() == CommitLevel::received ? SyncUrgency::usual : SyncUrgency::awaited;
+  const CommitLevel level = awaitedLevel();
+  if (level == CommitLevel::received) return SyncUrgency::usual;
+  const bool leaf = !primary_ && downstreams_.empty();
+  return leaf && level >= CommitLevel::flushed ? SyncUrgency::only : SyncUrgency::awaited;
 }
 
 bool Pump::leaseHolds() {

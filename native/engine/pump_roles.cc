@@ -42,7 +42,9 @@ void Pump::heardFromUpstream(const Heartbeat& heartbeat) {
   }
   discardCommitted_ = false;  // the consent was for joining this upstream
   heardAwaited_ = heartbeat.awaited;
-  appliedAwaited_.store(heardAwaited_ == CommitLevel::applied, std::memory_order_release);
+  const bool awaited = heardAwaited_ == CommitLevel::applied;
+  const bool before = appliedAwaited_.exchange(awaited, std::memory_order_seq_cst);
+  if (awaited && !before) observersDue_ = true;  // who gathers has to know it now
   upstreamTailLsn_ = heartbeat.tailLsn;
   if (heartbeat.echoNs != 0 && heartbeat.ageNs < heartbeat.echoNs) {
     freshness_.add(heartbeat.tailLsn, std::min(heartbeat.echoNs - heartbeat.ageNs, monotonicNs()));

@@ -10,9 +10,11 @@ namespace {
 // A batch is one sync; a larger one would only delay the acknowledgement of its first bytes.
 constexpr size_t kBatchBytesMax = 4u << 20;
 // What takes less time than a thread needs to wake. And, if somebody waits for the disk, what is as little as one commit:
-// of more, the next ones would be held up.
+// of more, the next ones would be held up. Not where all that this node is there for is that sync: then the next ones
+// are received, and synced together, after it.
 constexpr uint64_t kQuickSyncNs = 30'000;
 constexpr uint64_t kAwaitedSyncNs = 300'000;
+constexpr uint64_t kOnlySyncNs = 2'000'000;
 constexpr size_t kAwaitedBytesMax = 4u << 10;
 constexpr size_t kQuickBytesMax = 64u << 10;
 constexpr uint32_t kUnhurriedMs = 20;  // between syncs that nobody waits for
@@ -97,8 +99,10 @@ uint64_t Store::passToFlusher(SyncUrgency urgency) {
   if (!aimFlusher()) return 0;
   unhurried_.store(urgency == SyncUrgency::none, std::memory_order_relaxed);
   if (urgency == SyncUrgency::none && writeHere()) return 0;
-  const bool one = urgency == SyncUrgency::awaited && received_.lsn - flushedLsn() <= kAwaitedBytesMax;
-  if (const uint64_t tookNs = flushHere(one ? kAwaitedSyncNs : kQuickSyncNs); tookNs != 0) return tookNs;
+  uint64_t syncNsMax = kQuickSyncNs;
+  if (urgency == SyncUrgency::awaited && received_.lsn - flushedLsn() <= kAwaitedBytesMax) syncNsMax = kAwaitedSyncNs;
+  if (urgency == SyncUrgency::only) syncNsMax = kOnlySyncNs;
+  if (const uint64_t tookNs = flushHere(syncNsMax); tookNs != 0) return tookNs;
   const std::lock_guard lock(targetMutex_);
   targetMoved_.notify_one();
   return 0;

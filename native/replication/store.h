@@ -29,6 +29,7 @@ enum class SyncUrgency : uint8_t {
   none,     // nobody: it is given to the kernel at once, and synced some milliseconds later
   usual,
   awaited,  // a commit
+  only,     // a commit, and nobody waits for anything else of this node
 };
 
 class Store {
