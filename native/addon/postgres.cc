@@ -199,6 +199,7 @@ Napi::Value openPostgresSender(const Napi::CallbackInfo& info) {
   for (uint32_t i = 0; i < users.Length(); ++i) settings.users.push_back(users.Get(i).ToString().Utf8Value());
   settings.sendAt = text(from, "sendAt") == "received" ? postgres::SendAt::received : postgres::SendAt::flushed;
   settings.standbyName = text(from, "standbyName");
+  settings.gatherMs = number(from, "gatherMs");
   settings.silenceMs = number(from, "silenceMs");
   settings.connectTimeoutMs = number(from, "connectTimeoutMs");
   settings.server = text(from, "server");

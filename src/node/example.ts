@@ -162,6 +162,7 @@ sync = "every-batch"              # "interval": a crash of the host loses that m
 # roles = [{ name = "standby", password_file = "standby.password" }]  # or password, or verifier; each may copy all; no default
 # server = "host=/var/run/postgresql user=postgres"  # for pg_basebackup through here; no default: postgres.server.conninfo
 # standby = "b"                   # application_name of whose replay is \`applied\`; no default: the slowest of all
+# gather_ms = "10ms"              # between pieces of WAL, while no commit waits for what a standby server applies
 # silence_ms = "1min"             # a client that is silent for so long is given up
 # [postgres.serve.tls]            # of listen
 # cert_file = "server.pem"        # no default

@@ -264,7 +264,7 @@ test('the example names every setting, and its comments the defaults', () => {
     ];
     return withDefaults(read(`${identity}${cluster}${toml.join('\n')}`).postgres ?? {});
   };
-  expect(postgres['postgres.serve']).toHaveLength(5);
+  expect(postgres['postgres.serve']).toHaveLength(6);
   expect(servers(postgres)).toEqual(servers({}));
   expect(servers({}).sender).toMatchObject({
     roles: [{ verifier }, { passwordFile: join(dir, 'p') }],

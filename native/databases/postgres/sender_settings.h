@@ -41,6 +41,7 @@ struct SenderSettings {
   std::optional<OrdinaryServer> ordinary;
   SendAt sendAt = SendAt::flushed;     // what a standby is given: what is durable here, or what has arrived
   std::string standbyName;             // application_name whose replay position is `applied`; empty: any standby's
+  uint32_t gatherMs = 10;              // between pieces of WAL, while no commit waits for what a server applies
   uint32_t silenceMs = 60'000;         // a client that says nothing for so long is given up
   uint32_t connectTimeoutMs = 10'000;  // for the server beside the node
 

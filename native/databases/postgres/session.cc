@@ -26,6 +26,7 @@ void Session::stop() {
 }
 
 void Session::positionsMoved() {
+  if (engine_.pump().appliedAwaited() && gathering_.exchange(false, std::memory_order_seq_cst)) wake_.raise();
   if (sendable() == looked_.load(std::memory_order_relaxed)) return;
   if (sleeping_.exchange(false, std::memory_order_seq_cst)) wake_.raise();
 }

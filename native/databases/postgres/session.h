@@ -139,7 +139,8 @@ class Session final {
   void setApplied(uint64_t lsn);
   void setHorizon(const Horizon& horizon);
   Outcome sleep(uint64_t timeoutNs);
-  // For how long what is sendable is left to gather, 0: not at all.
+  // For how long what is sendable is left to gather, 0: not at all: every piece of WAL costs a server several wake-ups and a
+  // sync.
   uint64_t gatherNs(uint64_t nowNs) const;
 
   Engine& engine_;
@@ -152,6 +153,7 @@ class Session final {
   WalCursor cursor_;
   std::atomic<bool> stopping_{false};
   std::atomic<bool> sleeping_{false};
+  std::atomic<bool> gathering_{false};  // asleep until WAL may go out again, or a commit waits for what is applied
   std::atomic<uint64_t> looked_{0};  // what was sendable when it was last looked at, before sleeping_ was set
   std::atomic<bool> ended_{false};
 

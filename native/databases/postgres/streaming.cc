@@ -12,9 +12,6 @@ constexpr uint64_t kMs = 1'000'000;
 constexpr size_t kWalBytesMax = 128u << 10;  // of one message, as PostgreSQL's own
 constexpr uint64_t kKeepAliveNs = 10'000 * kMs;
 constexpr uint64_t kIdleNs = 1000 * kMs;
-// While no commit waits for what the client applies, WAL goes out at most this often: every piece of it costs a server
-// several wake-ups and a sync.
-constexpr uint64_t kGatherNs = kMs;
 constexpr auto kArenaPause = std::chrono::milliseconds(1);
 
 }  // namespace
@@ -81,7 +78,11 @@ Session::Outcome Session::stream(uint64_t start) {
     }
     if (elapsedNs(busyNs, nowNs) < spinNs) continue;
     if (gatherNs > 0) {
-      if (auto slept = sleep(gatherNs); !slept) return slept;
+      gathering_.store(true, std::memory_order_seq_cst);
+      if (!engine_.pump().appliedAwaited()) {
+        if (auto slept = sleep(gatherNs); !slept) return slept;
+      }
+      gathering_.store(false, std::memory_order_seq_cst);
       continue;
     }
     looked_.store(looked, std::memory_order_relaxed);
@@ -97,7 +98,8 @@ Session::Outcome Session::stream(uint64_t start) {
 uint64_t Session::gatherNs(uint64_t nowNs) const {
   const uint64_t sentNs = elapsedNs(walSentNs_, nowNs);
   const bool little = !unsent() && sendable() < next_ + kWalBytesMax;
-  return little && sentNs < kGatherNs && !engine_.pump().appliedAwaited() ? kGatherNs - sentNs : 0;
+  const uint64_t gatherNs = settings_.gatherMs * kMs;
+  return little && sentNs < gatherNs && !engine_.pump().appliedAwaited() ? gatherNs - sentNs : 0;
 }
 
 // true: something went out.

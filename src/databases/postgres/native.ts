@@ -27,6 +27,7 @@ export interface NativeSenderSettings {
     | undefined;
   readonly sendAt: 'received' | 'flushed';
   readonly standbyName: string;
+  readonly gatherMs: number;
   readonly silenceMs: number;
   readonly connectTimeoutMs: number;
 }

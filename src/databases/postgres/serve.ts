@@ -74,6 +74,11 @@ export interface PostgresServe {
    * that is behind.
    */
   readonly standby?: string;
+  /**
+   * While no commit waits for what standby servers apply (`remote_apply`), WAL goes out to one at most so often: every piece
+   * of it costs the server several wake-ups and a sync. Its queries see rows so much later. 0: at once. Default 10.
+   */
+  readonly gatherMs?: number;
   /** A client that has said nothing for so long, though asked, is given up. Default 60,000. */
   readonly silenceMs?: number;
   /** For connecting to `server` and `ordinary`. Default 10,000. */
@@ -126,6 +131,7 @@ const serveFields = z.strictObject({
     .optional(),
   sendAt: z.enum(['flushed', 'received']).optional(),
   standby: z.string().min(1).max(63).optional(),
+  gatherMs: z.number().int().min(0).max(1000).optional(),
   silenceMs: ms.optional(),
   connectTimeoutMs: ms.optional(),
 });
@@ -192,6 +198,7 @@ export function senderSettings(serve: PostgresServe, conninfo: string | undefine
     },
     sendAt: serve.sendAt ?? 'flushed',
     standbyName: serve.standby ?? '',
+    gatherMs: serve.gatherMs ?? 10,
     silenceMs: serve.silenceMs ?? 60_000,
     connectTimeoutMs: serve.connectTimeoutMs ?? 10_000,
   };
