@@ -287,7 +287,10 @@ export interface RailOptions {
   readonly stripe?: boolean;
   /** How often a spare link is probed. Default 50. */
   readonly probeMs?: number;
-  /** The link in use is given up when it is silent for so long although another one is not. Default 100. */
+  /**
+   * The link in use is given up when it is silent for so long although another one is not. Default 100, or three times
+   * `links.heartbeatMs` if that is more. A rail so slow that what stands in its queue takes longer needs more.
+   */
   readonly silenceMs?: number;
   /**
    * A rail is degraded when its round trip is longer than `bandFactor` (3) times that of the best other one plus `bandMs`

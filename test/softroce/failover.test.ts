@@ -1,8 +1,9 @@
 // A cluster over RDMA that decides itself who is primary: its primary is killed, stopped and cut off. Killed, it is
 // replaced within a time that is checked; the longer chaos is test/failover's, over TCP. WALSHIP_FAILOVER_KILLS sets how
 // often it is killed: how long it takes can be measured so.
-import { execFileSync } from 'node:child_process';
+import { execFile, execFileSync } from 'node:child_process';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { promisify } from 'node:util';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { FailoverCluster } from '../lib/failover.js';
 import { type MemberProcess, monotonicMs } from '../lib/member.js';
@@ -12,6 +13,8 @@ const nodes = 3;
 const firstUid = 7001;
 const kills = Number(process.env['WALSHIP_FAILOVER_KILLS'] ?? 3);
 const replacedWithinMs = 1500;
+/** Or within so many starts of a bare Node.js, measured beside: an emulated processor may be slower than what 1.5 s allow. */
+const replacedWithinStarts = 2.5;
 const boundMs = 45_000;
 
 /**
@@ -36,6 +39,16 @@ const rules = (verb: 'add' | 'del') => {
 beforeAll(() => rules('add'));
 afterAll(() => rules('del'));
 
+async function startMs(): Promise<number> {
+  const at = monotonicMs();
+  await promisify(execFile)(process.execPath, ['-e', '']);
+  return monotonicMs() - at;
+}
+
+const sorted = (values: readonly number[]) => values.toSorted((x, y) => x - y);
+const percentile = (values: readonly number[], part: number) =>
+  sorted(values)[Math.ceil(part * values.length) - 1] as number;
+
 test('a primary that dies, stands still or is cut off is replaced, and nothing acknowledged is lost', {
   timeout: 180_000 + kills * 20_000,
 }, async () => {
@@ -53,6 +66,7 @@ test('a primary that dies, stands still or is cut off is replaced, and nothing a
   const client = cluster.client('client', 20);
   const times: string[] = [];
   const killed: number[] = [];
+  const starts: number[] = [];
 
   async function replaced(what: string, fault: (primary: MemberProcess, index: number) => Promise<unknown>) {
     await cluster.well();
@@ -73,6 +87,7 @@ test('a primary that dies, stands still or is cut off is replaced, and nothing a
     }
     client.start();
     for (let round = 0; round < kills; round++) {
+      starts.push(await startMs());
       const { primary, ms } = await replaced('kill', (member) => member.kill());
       killed.push(ms);
       await primary.start();
@@ -100,7 +115,8 @@ test('a primary that dies, stands still or is cut off is replaced, and nothing a
     }
     await cluster.well();
     expect((await primary.status()).epoch).toBe(epoch);
-    expect(Math.max(...killed), times.join(', ')).toBeLessThanOrEqual(replacedWithinMs);
+    const withinMs = Math.max(replacedWithinMs, replacedWithinStarts * percentile(starts, 0.5));
+    expect(Math.max(...killed), times.join(', ')).toBeLessThanOrEqual(withinMs);
   } catch (error) {
     throw new Error(`${(error as Error).message}\n${times.join(', ')}\n${cluster.story(60)}`, {
       cause: error,
@@ -110,8 +126,9 @@ test('a primary that dies, stands still or is cut off is replaced, and nothing a
     await cluster.close();
   }
   const { acknowledged, unknown } = await cluster.audit([client]);
-  killed.sort((x, y) => x - y);
-  const percentile = (part: number) => killed[Math.ceil(part * killed.length) - 1]?.toFixed(0);
-  console.log(`killed ${kills} times: p50 ${percentile(0.5)} ms, p99 ${percentile(0.99)} ms`);
+  const [p50, p99, start] = [percentile(killed, 0.5), percentile(killed, 0.99), percentile(starts, 0.5)];
+  console.log(
+    `killed ${kills} times: p50 ${p50.toFixed(0)} ms, p99 ${p99.toFixed(0)} ms; a bare Node.js starts in ${start.toFixed(0)} ms`,
+  );
   console.log(`${times.join(', ')}; ${acknowledged} acknowledged, ${unknown} without an answer`);
 });

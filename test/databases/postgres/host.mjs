@@ -8,4 +8,3 @@ const say = (/** @type {string} */ text) =>
   console.log(`${performance.timeOrigin + performance.now()} ${text}`);
 node.on('event', ({ type, code, message }) => say(`${type} ${code} ${message}`));
 node.agent?.on('event', ({ event, message }) => say(`${event}: ${message}`));
-process.on('message', async () => process.send?.({ node: node.engine.nodeId, ...node.agent?.status() }));

@@ -216,10 +216,11 @@ export const rails: readonly Scenario[] = [
     async body(cluster) {
       const ways = waysOf(cluster);
       for (const way of ways) cluster.onEnd(() => way.clear(0));
-      // Everything stands in the queues of the wires, acknowledgements and probes, too: not what the dispatcher is to judge by.
+      // Everything stands in the queues of the wires, acknowledgements and probes, too, and all the longer when a device
+      // sends again what it thinks lost (after 268 ms, here): not what the dispatcher is to judge by.
       await start(
         cluster,
-        { stripe: true, bandMs: 10_000, lossPerSecond: 1_000_000 },
+        { stripe: true, bandMs: 10_000, lossPerSecond: 1_000_000, silenceMs: 2000 },
         { ackTimeoutExponent: 16 },
       );
       const standby = cluster.member(1).process;
@@ -263,7 +264,8 @@ export const rails: readonly Scenario[] = [
     async body(cluster) {
       const ways = waysOf(cluster);
       for (const way of ways) cluster.onEnd(() => way.clear(1));
-      await start(cluster, {});
+      // Packets that are sent again after less than the delay would be a reason, too, to leave the rail.
+      await start(cluster, { lossPerSecond: 1_000_000 }, { ackTimeoutExponent: 14 });
       await cluster.load(0);
       const way = await oneInUse(cluster);
       await cluster.progress(50);
