@@ -73,6 +73,15 @@ export function plainCounts(output) {
   return { passed: Number(found[1]), failed: Number(found[2]), skipped: Number(found[3]) };
 }
 
+/**
+ * The lines of those that failed, each after what was told ("# …") before it.
+ *
+ * @param {string} output of "ok NAME" and "not ok NAME" lines @returns {string[]}
+ */
+export function plainFailures(output) {
+  return output.match(/^(?:# .*\n)*not ok .*$/gm) ?? [];
+}
+
 /** @param {Counts} counts */
 export function formatCounts({ passed, failed, skipped }) {
   return `${passed} passed, ${failed} failed, ${skipped} skipped`;
