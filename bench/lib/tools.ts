@@ -43,7 +43,14 @@ export function start(command: readonly string[]): Running {
   };
 }
 
-/** Runs `client` beside `server` once that listens on TCP port `port`, and returns what the client printed. */
+/** A tool that did not end in time, and was killed. */
+export class Late extends Error {}
+
+/**
+ * Runs `client` beside `server` once that listens on TCP port `port`, and returns what the client printed.
+ *
+ * @throws {Late} when the client takes longer than `timeoutMs`
+ */
 export async function runPair(
   server: readonly string[],
   client: readonly string[],
@@ -59,7 +66,10 @@ export async function runPair(
     }
     const calling = start(client);
     const code = await Promise.race([calling.ended, delay(timeoutMs, 'late' as const, { ref: false })]);
-    if (code === 'late') await calling.end();
+    if (code === 'late') {
+      await calling.end();
+      throw new Late(`${client.join(' ')} did not end within ${timeoutMs / 1000} s`);
+    }
     if (code !== 0) throw failure(client, `${calling.output()}\n${serving.output()}`);
     return calling.output();
   } finally {
