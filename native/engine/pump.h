@@ -147,8 +147,8 @@ class Pump final : public SessionHost {
   uint64_t ageNs(uint64_t nowNs) const override;
   void keepFor(const std::string& node, uint64_t lsn) override { hooks_.keepFor(node, lsn); }
   void dropDownstreams(const std::string& why) override;
-  void beforeCut(const LogPosition& from, const LogPosition& to) override;
-  void afterCut() override;
+  void beforeCut(const LogPosition& to) override;
+  void afterCut(const LogPosition& from, const LogPosition& to, bool done) override;
   void event(const char* type, const std::string& node, const Error& detail) override;
 
  private:
@@ -170,7 +170,8 @@ class Pump final : public SessionHost {
   void showEpochs();
   void showFreshness();
   Result<void> cutUnfinished();
-  void prepareCut(const LogPosition& from, const LogPosition& to, const std::string& why);
+  void prepareCut(const LogPosition& to);
+  void finishCut(const LogPosition& from, const LogPosition& to, bool done, const std::string& why);
   void evaluateProven(const Positions& own, const std::vector<StandbyPositions>& standbys);
   void tellObservers();
   void reap();

@@ -67,13 +67,13 @@ void Pump::dropDownstreams(const std::string& why) {
   }
 }
 
-void Pump::beforeCut(const LogPosition& from, const LogPosition& to) {
+void Pump::beforeCut(const LogPosition& to) {
   // What an asynchronous rule had committed here may be lost; more only with an operator's consent.
   WALSHIP_ASSERT(to.lsn >= protected_ || discardCommitted_);
-  prepareCut(from, to, "diverged from the upstream's log");
+  prepareCut(to);
 }
 
-void Pump::prepareCut(const LogPosition& from, const LogPosition& to, const std::string& why) {
+void Pump::prepareCut(const LogPosition& to) {
   dropDownstreams("the log here is being cut back to LSN " + std::to_string(to.lsn));
   {
     const std::lock_guard lock(appliedMutex_);
@@ -84,6 +84,11 @@ void Pump::prepareCut(const LogPosition& from, const LogPosition& to, const std:
   committed_ = std::min(committed_, to.lsn);
   protected_ = std::min(protected_, to.lsn);
   counters_[kCommittedLsn].store(committed_, std::memory_order_release);
+}
+
+void Pump::finishCut(const LogPosition& from, const LogPosition& to, bool done, const std::string& why) {
+  cuts_.fetch_add(1, std::memory_order_release);
+  if (!done) return;
   EngineEvent cut{"log-cut", settings_.nodeId, "WALSHIP_ERR_DIVERGED",
                   "LSN " + std::to_string(to.lsn) + " to " + std::to_string(from.lsn) +
                       " " + why +
@@ -92,7 +97,9 @@ void Pump::prepareCut(const LogPosition& from, const LogPosition& to, const std:
   newEvent(std::move(cut));
 }
 
-void Pump::afterCut() { cuts_.fetch_add(1, std::memory_order_release); }
+void Pump::afterCut(const LogPosition& from, const LogPosition& to, bool done) {
+  finishCut(from, to, done, "diverged from the upstream's log");
+}
 
 // ---- roles ----
 
@@ -102,9 +109,9 @@ Result<void> Pump::cutUnfinished() {
   if (!whole) return whole.error();
   const LogPosition from = store_.received();
   if (whole.value().lsn == from.lsn) return {};
-  prepareCut(from, whole.value(), "are the beginning of an append whose end never came");
+  prepareCut(whole.value());
   auto cut = store_.cut(whole.value());
-  afterCut();
+  finishCut(from, whole.value(), cut.ok(), "are the beginning of an append whose end never came");
   return cut;
 }
 

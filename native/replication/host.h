@@ -55,9 +55,9 @@ class SessionHost {
   // Ends every downstream session: they hold pages of the tail, which is about to go. They come back with new offers.
   virtual void dropDownstreams(const std::string& why) = 0;
   // The log is about to be cut back: ends every downstream session (they hold its pages).
-  virtual void beforeCut(const LogPosition& from, const LogPosition& to) = 0;
-  // It has been, or could not be.
-  virtual void afterCut() = 0;
+  virtual void beforeCut(const LogPosition& to) = 0;
+  // It has been, if `done`; or it could not be.
+  virtual void afterCut(const LogPosition& from, const LogPosition& to, bool done) = 0;
   virtual void event(const char* type, const std::string& node, const Error& detail) = 0;
 
  protected:

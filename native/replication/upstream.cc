@@ -229,9 +229,9 @@ void UpstreamSession::cutTo(uint64_t lsn) {
     record.promisedEpoch = epoch_.epoch;
     if (auto stored = store.storeRecord(std::move(record)); !stored) return end(stored.error());
   }
-  host_.beforeCut(from, to.value());
+  host_.beforeCut(to.value());
   auto cut = store.cut(to.value());
-  host_.afterCut();
+  host_.afterCut(from, to.value(), cut.ok());
   if (!cut) return end(cut.error());
   offer();
 }

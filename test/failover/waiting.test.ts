@@ -112,7 +112,7 @@ test('async: nobody who lacks too much is promoted but by hand', { timeout }, as
   const rule = { level: 'async' } as const;
   const failover = { maxLagBytes: 100_000 };
   const engine = { log: { segmentBytes: 1 << 20, spareSegments: 0 }, arena: { bytes: 8 << 20 } };
-  await Stage.run({ ...three(), rule, failover, engine, diskMebibytes: 64 }, async (stage) => {
+  await Stage.run({ ...three(), rule, failover, engine, diskMebibytes: 160 }, async (stage) => {
     const { member: primary } = await stage.primary();
     const standbys = await stage.standbys();
     for (const { name } of standbys) stage.cluster.disks.get(name)?.fill();
@@ -139,6 +139,17 @@ test('async: nobody who lacks too much is promoted but by hand', { timeout }, as
     await stage.standstill(500);
     stage.acceptLoss();
     await standby.call('failover', standby.name, true);
+    // The old primary sets aside what only it has, which needs room.
+    const disk = stage.cluster.disks.get(primary.name);
+    disk?.fill(4 << 20);
     await primary.start();
+    const told = (event: string) => primary.events.find((each) => each.event === event);
+    const why = await until('it says why it cannot follow', () => told('upstream-down'));
+    expect(why.message).toMatch(/No space left .*make room on its file system/);
+    expect(told('log-cut')).toBeUndefined();
+    disk?.empty();
+    await until('what is cut is set aside', () => told('log-cut'));
+    const { diverged } = await inspectLog(primary.settings.options.dir);
+    expect(diverged).toHaveLength(1);
   });
 });

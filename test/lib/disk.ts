@@ -1,6 +1,6 @@
 // A disk that can be filled: a small tmpfs. Needs root.
 import { execFileSync } from 'node:child_process';
-import { closeSync, mkdirSync, openSync, rmSync, writeSync } from 'node:fs';
+import { closeSync, fstatSync, ftruncateSync, mkdirSync, openSync, rmSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 
 export class Disk {
@@ -21,7 +21,7 @@ export class Disk {
     return join(this.dir, 'log');
   }
 
-  fill(): void {
+  fill(leaveBytes = 0): void {
     const fd = openSync(this.#filler, 'a');
     try {
       for (const bytes of [1 << 20, 4096]) {
@@ -30,6 +30,7 @@ export class Disk {
       }
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== 'ENOSPC') throw error;
+      ftruncateSync(fd, Math.max(0, fstatSync(fd).size - leaveBytes));
     } finally {
       closeSync(fd);
     }

@@ -23,7 +23,7 @@ export interface MemberSettings {
 /** Times are of the monotonic clock of the machine, in ms: they can be compared between processes. */
 export interface MemberEvent {
   readonly at: number;
-  readonly level: 'info' | 'warn';
+  readonly level: 'info' | 'warn' | 'engine';
   readonly event: string;
   readonly message: string;
 }

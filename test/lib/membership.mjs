@@ -35,6 +35,9 @@ export async function joined({ options, failover }, more = {}) {
     ...more,
   });
   tellOf(membership.agent);
+  engine.on('event', ({ type, node, message }) =>
+    tell({ event: { at: now(), level: 'engine', event: type, message: `${node} ${message}` } }),
+  );
   return { engine, membership };
 }
 
