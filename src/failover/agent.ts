@@ -333,12 +333,14 @@ export class Agent extends EventEmitter<{
     this.#stepping = true;
     try {
       for (let next = this.#due.shift(); next; next = this.#due.shift()) {
-        for (const action of this.#controller.step(next, this.#facts, nowMs())) this.#carryOut(action);
+        const actions = this.#controller.step(next, this.#facts, nowMs());
+        // Here before anywhere else: a journal tells of a role before what others do about it.
+        this.#tellChange();
+        for (const action of actions) this.#carryOut(action);
       }
     } finally {
       this.#stepping = false;
     }
-    this.#tellChange();
   }
 
   /** Whoever stood still may find that the others have gone on without it: that is why. */

@@ -2,7 +2,7 @@
 // played back: it must explain all of that, and without any of the lines that do so it must not.
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { afterAll, beforeAll, expect, onTestFailed, test } from 'vitest';
+import { afterAll, beforeAll, expect, onTestFinished, test } from 'vitest';
 import { type JournalEntry, mergeJournals, readJournal } from '../../src/consistency/journal.js';
 import { timeOf } from '../../src/failover/clock.js';
 import { AdminClient } from '../../src/node/client.js';
@@ -317,7 +317,10 @@ test('the journal of a chaotic run explains all that was done and seen', { timeo
     random,
   );
   const stage = new Stage();
-  onTestFailed(() => console.log(`seed ${seed}: ${chosen.join('; ')}\n${stage.story()}`));
+  // Not onTestFailed, which comes when the journals are removed.
+  onTestFinished(({ task }) => {
+    if (task.result?.state === 'fail') console.log(`seed ${seed}: ${chosen.join('; ')}\n${stage.story()}`);
+  });
   for (const name of names) await stage.start(name);
   stage.look();
   let primary = await stage.well();
@@ -328,7 +331,8 @@ test('the journal of a chaotic run explains all that was done and seen', { timeo
   const journal = await stage.journal();
   await stage.close();
   const done: Done = { deeds: stage.deeds, seen: stage.seen };
-  expect(unexplained(journal, done)).toEqual([]);
+  const left = unexplained(journal, done);
+  expect(left, left.join('\n')).toEqual([]);
   expect(new Set(stage.seen.map(({ node, role }) => `${node} ${role}`)).size).toBeGreaterThanOrEqual(5);
 
   let tried = 0;
