@@ -31,15 +31,18 @@ export const postgresBench: Bench = {
 /** All measures of one way, then those of the next one: going over to another takes a second or more. */
 async function measureCommits(report: Report, options: BenchOptions, stage: Stage): Promise<void> {
   const { seconds, rounds, quick } = options;
-  const { own, walship, cascade } = stage.ways;
+  const { own, walship, cascade, walshipReceived, cascadeReceived } = stage.ways;
+  const ways = { own, walship, cascade };
+  const received = { own, walship: walshipReceived, cascade: cascadeReceived };
   const clients = quick || inLab ? [1] : [1, 8, 32];
   const found = new Samples();
   await interleave(
     rounds,
-    Object.entries({ own, walship, cascade }).map(([name, way]) => async () => {
-      await stage.use(way);
-      for (const level of levels)
+    (['own', 'walship', 'cascade'] as const).map((name) => async () => {
+      for (const level of levels) {
+        await stage.use((level === 'remote_write' ? received : ways)[name]);
         found.add(`${name}/commit/${level}`, await commitP50Us(stage, level, seconds));
+      }
       for (const count of clients)
         found.add(`${name}/pgbench/on/c${count}`, await transactionsPerSecond(stage, count, seconds));
     }),

@@ -12,6 +12,9 @@ export interface Ways {
   readonly own: Way;
   readonly walship: Way;
   readonly cascade: Way;
+  /** The same for those whose commits wait for memory: `synchronous_commit = remote_write`. */
+  readonly walshipReceived: Way;
+  readonly cascadeReceived: Way;
   /** Into a log alone. */
   readonly receiveWal: Shipping;
   readonly arena: Shipping;
@@ -70,6 +73,8 @@ export class Stage {
         own: new OwnStandby(standbys.own),
         walship: new Chain(nodes, ['a', 'b'], standbys.walship),
         cascade: new Chain(nodes, ['a', 'b', 'c'], standbys.walship),
+        walshipReceived: new Chain(nodes, ['a', 'b'], standbys.walship, 'received'),
+        cascadeReceived: new Chain(nodes, ['a', 'b', 'c'], standbys.walship, 'received'),
         receiveWal,
         arena: new Chain(nodes, ['a', 'b']),
       };

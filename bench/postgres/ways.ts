@@ -131,7 +131,7 @@ export class Nodes {
   }
 
   /** Each commit waits for the last one. */
-  async open(chain: readonly NodeId[]): Promise<void> {
+  async open(chain: readonly NodeId[], level: 'received' | 'flushed'): Promise<void> {
     const places = hosts(chain.length);
     const last = chain.at(-1) as NodeId;
     let upstream: { address: string; source: string } | undefined;
@@ -148,7 +148,7 @@ export class Nodes {
         links: { timeoutMs: 60_000 },
         ...(inLab && { log: { segmentBytes: 16 << 20, retainBytes: 64 << 20 } }),
         // The server's own disk has everything before it is sent: the one of the node beside it may follow.
-        commitRule: { level: 'flushed', any: 1, nodes: [last], ownDisk: false },
+        commitRule: { level, any: 1, nodes: [last], ownDisk: false },
         ...(upstream === undefined
           ? { server: { conninfo: this.#server.conninfo } }
           : { upstream: { ...upstream, source: address } }),
@@ -194,8 +194,16 @@ export class Chain implements Shipping {
   readonly #nodes: Nodes;
   readonly #chain: readonly NodeId[];
   readonly #standby: Server | undefined;
+  readonly #level: 'received' | 'flushed';
 
-  constructor(nodes: Nodes, chain: readonly NodeId[], standby?: Server) {
+  /** @param level what its commits wait for most, as its users would set it */
+  constructor(
+    nodes: Nodes,
+    chain: readonly NodeId[],
+    standby?: Server,
+    level: 'received' | 'flushed' = 'flushed',
+  ) {
+    this.#level = level;
     this.#nodes = nodes;
     this.#chain = chain;
     this.#standby = standby;
@@ -206,7 +214,7 @@ export class Chain implements Shipping {
   }
 
   async on(): Promise<void> {
-    await this.#nodes.open(this.#chain);
+    await this.#nodes.open(this.#chain, this.#level);
     await this.#standby?.start();
   }
 

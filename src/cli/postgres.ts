@@ -120,6 +120,7 @@ function check(facts: ServerFacts, { postgres = {}, engine }: NodeConfig): Findi
   return findings(facts, {
     applicationName: receiver?.applicationName ?? 'walship',
     managed: manage !== undefined,
+    commitLevel: engine.commitRule?.level ?? 'async',
     ...(sender && { conninfo: primaryConninfo(sender, engine.nodeId) }),
   });
 }

@@ -191,7 +191,11 @@ export class Node {
     const problems = partsProblems(parts, this.#config.failover !== undefined);
     if (problems.length > 0)
       throw new WalshipError('WALSHIP_ERR_CONFIG', problems.join('\n'), { details: { problems } });
-    const adapter = await PostgresAdapter.open(this.engine, withDefaults(parts));
+    const adapter = await PostgresAdapter.open(
+      this.engine,
+      withDefaults(parts),
+      this.#config.engine.commitRule?.level ?? 'async',
+    );
     this.#postgres = adapter;
     const { sender } = adapter.status();
     if (sender)

@@ -1,7 +1,7 @@
 import type { Engine } from '../../engine/engine.js';
 import { WalshipError } from '../../engine/errors.js';
 import { direct, settled } from '../../engine/native.js';
-import type { Upstream } from '../../engine/options.js';
+import type { CommitRule, Upstream } from '../../engine/options.js';
 import type { Agent, Subject } from '../../failover/agent.js';
 import { type Finding, findings, lookAt, type ServerFacts } from './checks.js';
 import { ServerKeeper } from './keeper.js';
@@ -36,6 +36,7 @@ const holdMs = 3000;
 export class PostgresAdapter {
   readonly #engine: Engine;
   readonly #settings: PostgresSettings;
+  readonly #commitLevel: CommitRule['level'];
   readonly #receiver: NativeReceiver | undefined;
   readonly #sender: NativeSender | undefined;
   readonly #tell: (code: string, message: string) => void;
@@ -49,12 +50,17 @@ export class PostgresAdapter {
    * @param engine with `applied: 'manual'`. It outlives the adapter; it stops the ends itself when it is closed first.
    * @throws {WalshipError} `WALSHIP_ERR_POSTGRES_LIBPQ`, `WALSHIP_ERR_LISTEN`
    */
-  static async open(engine: Engine, settings: PostgresSettings): Promise<PostgresAdapter> {
+  static async open(
+    engine: Engine,
+    settings: PostgresSettings,
+    commitLevel: CommitRule['level'],
+  ): Promise<PostgresAdapter> {
     const { receiver, sender } = settings;
     const { core } = engine;
     return new PostgresAdapter(
       engine,
       settings,
+      commitLevel,
       receiver && (await settled(nativePostgres.openPostgresReceiver(core, receiver))),
       sender && (await settled(nativePostgres.openPostgresSender(core, nativeSender(sender)))),
     );
@@ -63,11 +69,13 @@ export class PostgresAdapter {
   private constructor(
     engine: Engine,
     settings: PostgresSettings,
+    commitLevel: CommitRule['level'],
     receiver: NativeReceiver | undefined,
     sender: NativeSender | undefined,
   ) {
     this.#engine = engine;
     this.#settings = settings;
+    this.#commitLevel = commitLevel;
     this.#receiver = receiver;
     this.#sender = sender;
     this.#tell = (code, message) =>
@@ -247,6 +255,7 @@ export class PostgresAdapter {
     this.#findings = findings(facts, {
       applicationName: receiver.applicationName,
       managed: manage !== undefined,
+      commitLevel: this.#commitLevel,
       ...(sender && { conninfo: primaryConninfo(sender, this.#engine.nodeId) }),
     });
     for (const { message, remedy } of this.#findings)

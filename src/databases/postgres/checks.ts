@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import { settled } from '../../engine/native.js';
+import type { CommitRule } from '../../engine/options.js';
 import { nativePostgres } from './native.js';
 
 /** What a server says of itself; the names are PostgreSQL's own. */
@@ -114,6 +115,8 @@ export interface Expected {
   readonly applicationName: string;
   /** It is started by walship, which sets what changes with its role. */
   readonly managed: boolean;
+  /** Of the node's commit rule. */
+  readonly commitLevel: CommitRule['level'];
   /** What its `primary_conninfo` has to be; undefined: the node serves no standby. */
   readonly conninfo?: string;
 }
@@ -128,7 +131,7 @@ export function findings(facts: ServerFacts, expected: Expected): Finding[] {
   };
   const restart = 'and restart the server';
   const reload = 'and reload (select pg_reload_conf())';
-  const { applicationName, managed, conninfo } = expected;
+  const { applicationName, managed, conninfo, commitLevel } = expected;
   const major = Math.floor(facts.server_version_num / 10_000);
 
   when(
@@ -204,6 +207,12 @@ export function findings(facts: ServerFacts, expected: Expected): Finding[] {
       'warn',
       `synchronous_commit is ${facts.synchronous_commit}: commits wait for walship only where a role, a database or a session sets it higher`,
       `set synchronous_commit = on ${reload}`,
+    );
+    when(
+      facts.synchronous_commit === 'remote_write' && ['flushed', 'applied'].includes(commitLevel),
+      'warn',
+      `synchronous_commit is remote_write, but the commit rule's level is ${commitLevel}: what a standby has received is told when it has flushed it, or up to 1 ms later`,
+      'set level = "received" in commit_rule, on every node',
     );
   } else {
     when(

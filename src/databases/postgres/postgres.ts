@@ -36,7 +36,10 @@ export async function openPostgres(options: PostgresOptions): Promise<PostgresNo
   const settings = split(options);
   const engine = await Engine.open(settings.engine);
   try {
-    const node = new PostgresNode(engine, await PostgresAdapter.open(engine, settings));
+    const node = new PostgresNode(
+      engine,
+      await PostgresAdapter.open(engine, settings, options.commitRule?.level ?? 'async'),
+    );
     if (options.failover) await node.join(options);
     else if (options.upstream) await node.follow(options.upstream);
     else await node.promote(options.epoch);

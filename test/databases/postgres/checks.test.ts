@@ -28,6 +28,7 @@ const primary: ServerFacts = {
 const attached: Expected = {
   applicationName: 'walship',
   managed: false,
+  commitLevel: 'flushed',
   conninfo: 'host=/run/w port=5433 user=postgres',
 };
 const managed: Expected = { ...attached, managed: true };
@@ -63,6 +64,7 @@ describe('the settings of a server', () => {
       /^warn: synchronous_standby_names is 'walship2': no commit waits/,
     ],
     [{ synchronous_commit: 'local' }, /^warn: synchronous_commit is local/],
+    [{ synchronous_commit: 'remote_write' }, /^warn: .*rule's level is flushed.*; set level = "received"/],
     [{ synchronous_commit: 'off', superuser: true }, /^warn: synchronous_commit is off/, managed],
     [{}, /^warn: the role 'walship' is no superuser/, managed],
     [
