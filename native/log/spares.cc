@@ -166,10 +166,12 @@ Result<void> Spares::fill(int fd, const std::string& file) {
       const auto begun = std::chrono::steady_clock::now();
       const Bytes chunk(zeros.data(), std::min(kChunkBytes, settings_.fileBytes - at));
       if (auto written = writeAt(fd, chunk, at, file); !written) return written;
-      // Chunk by chunk: whole files at once would hold up the log's own syncs behind them. What this could not write, the
-      // sync of the file tells.
-      static_cast<void>(::sync_file_range(fd, static_cast<off_t>(at), static_cast<off_t>(chunk.size()),
-                                          SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER));
+      // Chunk by chunk: whole files at once would hold up the log's own syncs behind them. An error is told once only, here
+      // or by the sync of the file.
+      if (::sync_file_range(fd, static_cast<off_t>(at), static_cast<off_t>(chunk.size()),
+                            SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER) != 0) {
+        return ioError("cannot write", errno, file, static_cast<int64_t>(at));
+      }
       rest(kRestShare * (std::chrono::steady_clock::now() - begun));
     }
   }
