@@ -110,8 +110,11 @@ test('Ctrl-C ends every process and leaves nothing behind', { timeout: 60_000 },
 test('nodes end and tidy up when the conductor is killed', { timeout: 60_000 }, async () => {
   const run = start([], 'orphaned');
   await run.said('transactions/s');
+  // Stopped meanwhile, so that each has something to report to the conductor before it hears of its death.
+  for (const pid of run.nodes()) process.kill(pid, 'SIGSTOP');
   run.child.kill('SIGKILL');
   await run.exit;
+  for (const pid of run.nodes()) process.kill(pid, 'SIGCONT');
   await until(() => !run.nodes().some(runs));
   expect(run.leftBehind()).toEqual([]);
 });

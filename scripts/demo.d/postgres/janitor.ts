@@ -1,6 +1,7 @@
 // Ends what the demonstration has started, when the conductor ends or dies: its end of a pipe is closed then.
-import { existsSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { removeScratch } from '../scratch.js';
 
 const [, , base = '', keep = ''] = process.argv;
 
@@ -30,7 +31,7 @@ async function tidy(): Promise<void> {
   for (const pid of servers) signal(pid, 'SIGQUIT');
   for (const until = Date.now() + 10_000; servers.some(alive) && Date.now() < until; )
     await new Promise((wake) => setTimeout(wake, 20));
-  if (keep !== 'keep') rmSync(base, { recursive: true, force: true, maxRetries: 5 });
+  if (keep !== 'keep') removeScratch(base);
 }
 
 // Ctrl-C reaches every process in the terminal; this one ends when the work is done.

@@ -1,9 +1,9 @@
 // What is shown: starts the nodes, is their clients, kills two of them, hands over, and checks the outcome.
 import { randomBytes } from 'node:crypto';
-import { rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { capabilities, type EngineStatus } from 'walship';
 import type { Demonstration, DemoOptions } from '../demonstration.js';
+import { removeScratch } from '../scratch.js';
 import { table } from '../show.js';
 import type { Sight } from './bank.js';
 import { Child } from './child.js';
@@ -60,7 +60,7 @@ export class SqliteDemo implements Demonstration {
   /** Ends every process that is left and removes what they wrote. */
   end(): void {
     for (const child of this.#children.values()) child.kill();
-    if (!this.#keep) rmSync(this.#base, { recursive: true, force: true, maxRetries: 5 });
+    if (!this.#keep) removeScratch(this.#base);
   }
 
   #failed: (error: Error) => void = () => {};

@@ -1,8 +1,9 @@
 // One node of the demonstration: a process of its own, told over IPC what to do.
-import { existsSync, mkdirSync, rmdirSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, rmdirSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import type Database from 'better-sqlite3';
 import { openReplicated, type Replicated, WalshipError } from 'walship';
+import { removeScratch } from '../scratch.js';
 import { createBank, onlooker, type Sight, teller } from './bank.js';
 import {
   type Answers,
@@ -20,7 +21,8 @@ import {
 
 type Agent = NonNullable<Replicated['agent']>;
 
-const report = (message: Report) => process.send?.(message);
+// An error of it is no news: the channel closes with the conductor, which 'disconnect' tells.
+const report = (message: Report) => process.send?.(message, undefined, undefined, () => {});
 
 class Node {
   readonly #replicated: Replicated;
@@ -208,8 +210,8 @@ process.on('disconnect', orphaned);
 // Without the conductor there is nobody to end this process, or to tidy up behind it.
 function orphaned(): void {
   if (options?.scratch === true) {
-    rmSync(options.dir, { recursive: true, force: true });
-    rmSync(options.coordinator, { recursive: true, force: true });
+    // The log's threads still write in the one, other nodes in the other.
+    for (const path of [options.dir, options.coordinator]) removeScratch(path);
     try {
       rmdirSync(dirname(options.dir));
     } catch {
