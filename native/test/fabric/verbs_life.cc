@@ -5,20 +5,12 @@
 #include <fstream>
 
 #include "test/fabric/verbs_lab.h"
+#include "test/sanitized.h"
 
 using namespace walship;
 using namespace walship::lab;
 
 namespace {
-
-// A sanitizer keeps freed memory for a while, and looks for leaks itself.
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr bool kSanitized = true;
-#elif defined(__has_feature)
-constexpr bool kSanitized = __has_feature(address_sanitizer) || __has_feature(thread_sanitizer);
-#else
-constexpr bool kSanitized = false;
-#endif
 
 size_t openFds() {
   size_t count = 0;
@@ -125,7 +117,8 @@ TEST_CASE("verbs lab: a thousand connects and disconnects leave nothing behind")
           residentBytes() >> 10, " KiB after");
   CHECK(openFds() == fds);
   CHECK(verbsObjects() == objects);
-  if (!kSanitized) CHECK(residentBytes() < memory + (4u << 20));
+  // A sanitizer keeps freed memory for a while, and looks for leaks itself.
+  if (!test::kSanitized) CHECK(residentBytes() < memory + (4u << 20));
 }
 
 TEST_CASE("verbs lab: the end of a link is a fence") {
