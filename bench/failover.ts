@@ -30,6 +30,8 @@ interface Times {
   readonly promotedMs: number;
   /** To the first append that the new primary acknowledged; of a switchover: the longest time without any. */
   readonly acknowledgedMs: number;
+  /** Appends whose outcome the client never learned. */
+  readonly unanswered: number;
 }
 
 /** How long nobody can commit when the primary dies, freezes, is cut off or hands over; as its clients see it. */
@@ -91,6 +93,7 @@ async function once(
   const primary = await cluster.primary();
   if (!primary) throw new Error('there is no primary');
   const index = cluster.members.indexOf(primary);
+  const unansweredBefore = client.unknown.length;
   const at = monotonicMs();
   let end = async (): Promise<unknown> => undefined;
   let change: Promise<unknown> = Promise.resolve();
@@ -118,7 +121,7 @@ async function once(
     acknowledgedMs: fault === 'switchover' ? await longestPause(client, at) : acknowledgedAt - at,
   };
   await end();
-  return times;
+  return { ...times, unanswered: client.unknown.length - unansweredBefore };
 }
 
 function first(members: readonly MemberProcess[], since: number, event: string): number | undefined {
@@ -143,6 +146,7 @@ function tell(report: Report, kind: Kind, fault: Fault, all: readonly Times[]): 
     const sorted = all.map(of).sort((x, y) => x - y);
     return sorted[Math.min(sorted.length - 1, Math.ceil(share * sorted.length) - 1)] as number;
   };
+  const unanswered = all.reduce((sum, times) => sum + times.unanswered, 0);
   for (const [name, share] of [
     ['p50', 0.5],
     ['p99', 0.99],
@@ -153,8 +157,9 @@ function tell(report: Report, kind: Kind, fault: Fault, all: readonly Times[]): 
       value,
       unit: 'ms',
       limit: { name: 'asked', value: kind === 'async' ? asyncMs : bounds[fault][name] },
-      remark: `detected ${at(share, (times) => times.detectedMs).toFixed(0)}, promoted ${at(share, (times) => times.promotedMs).toFixed(0)}; ${all.length} times`,
+      remark: `detected ${at(share, (times) => times.detectedMs).toFixed(0)}, promoted ${at(share, (times) => times.promotedMs).toFixed(0)}; ${all.length} times; ${unanswered} appends without an answer`,
       times: all.length,
+      unanswered,
     });
   }
 }
