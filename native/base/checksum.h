@@ -3,16 +3,10 @@
 
 #include <string_view>
 
-#define XXH_INLINE_ALL
 // Scalar code where there is no AVX2: 18 GB/s where SSE2 gives 30; but under emulation, as in the Soft-RoCE lab, 3.4 GB/s
 // where SSE2 gives 0.5.
 #define XXH_VECTOR 0
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wconversion"
-#pragma GCC diagnostic ignored "-Wshadow"
-#pragma GCC diagnostic ignored "-Wsign-conversion"
-#include <xxhash.h>
-#pragma GCC diagnostic pop
+#include "base/xxhash_inline.h"
 
 #include "base/bytes.h"
 #include "base/checksum_avx2.h"

@@ -14,14 +14,8 @@
 #pragma GCC target("avx2")
 #endif
 
-#define XXH_INLINE_ALL
 #define XXH_VECTOR XXH_AVX2
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wconversion"
-#pragma GCC diagnostic ignored "-Wshadow"
-#pragma GCC diagnostic ignored "-Wsign-conversion"
-#include <xxhash.h>
-#pragma GCC diagnostic pop
+#include "base/xxhash_inline.h"
 
 namespace walship {
 
